@@ -1,0 +1,1 @@
+"""Training: video VAE, causal world model, and the distillation stages."""

@@ -1,0 +1,95 @@
+"""Flow matching with teacher forcing: the loss of the causal world model's first training.
+
+Axes: B batch, C latent channels, T latent frames of a clip, h, w latent cells, S text tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from relic.config import MemoryConfig
+from relic.flow_matching import add_noise, shift_sigma, velocity_target
+from relic.model.conditioning import CameraConditioning
+from relic.model.transformer import RelicTransformer
+from relic_distill.forcing import TeacherForcingContext
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipBatch:
+    """Encoded clips of one length.
+
+    Attributes:
+        latents: `(B, C, T, h, w)`; frame 0 is the start picture's.
+        camera: control of the T latent frames, poses in the world of the start picture.
+        text: `(B, S, text_dim)`.
+    """
+
+    latents: Tensor
+    camera: CameraConditioning
+    text: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class NoiseConfig:
+    """Noise levels that training draws.
+
+    Attributes:
+        mean: mean of the logit-normal density before the shift.
+        std: its standard deviation.
+        shift: shift towards high noise.
+        context_max: clean frames are noised by up to this much, and told so; 0 keeps them clean.
+    """
+
+    mean: float = 0.0
+    std: float = 1.0
+    shift: float = 3.0
+    context_max: float = 0.1
+
+    def __post_init__(self) -> None:
+        if self.std <= 0 or self.shift <= 0:
+            raise ValueError(f"noise std {self.std} and shift {self.shift} must be positive")
+        if not 0 <= self.context_max < 1:
+            raise ValueError(f"context_max {self.context_max} must lie in [0, 1)")
+
+
+def draw_sigmas(shape: tuple[int, ...], noise: NoiseConfig, generator: torch.Generator) -> Tensor:
+    """Noise levels of training targets: shifted logit-normal, float32 in (0, 1)."""
+    normal = torch.randn(shape, generator=generator)
+    return shift_sigma(torch.sigmoid(noise.mean + noise.std * normal), noise.shift)
+
+
+def teacher_forcing_loss(
+    model: RelicTransformer,
+    batch: ClipBatch,
+    memory: MemoryConfig,
+    block_frames: int,
+    noise: NoiseConfig,
+    generator: torch.Generator,
+) -> Tensor:
+    """Mean squared error of the velocity of every latent frame after the first, given the clean past.
+
+    One pass holds clean and noisy frames (see `relic_distill.forcing`); frames of a block share a noise level, blocks
+    draw their own. The start picture is always clean.
+
+    Returns:
+        Scalar loss.
+    """
+    latents = batch.latents
+    count, _, frames = latents.shape[:3]
+    forcing = TeacherForcingContext(model.config, memory, frames, block_frames)
+    blocks = (frames - 1) // block_frames
+    sigma = draw_sigmas((count, blocks), noise, generator).repeat_interleave(block_frames, dim=1)
+    context_sigma = noise.context_max * torch.rand((count, 1), generator=generator)
+    clean_sigma = context_sigma.expand(count, forcing.num_clean).clone()
+    clean_sigma[:, 0] = 0.0
+    pass_sigma = torch.cat([clean_sigma, sigma], dim=1)
+    pass_latents = latents[:, :, forcing.frame_indices]
+    eps = torch.randn(pass_latents.shape, generator=generator)
+    by_frame = add_noise(pass_latents.transpose(1, 2), eps.transpose(1, 2), pass_sigma).transpose(1, 2)
+    control = model.encode_control(forcing.pass_camera(batch.camera))
+    predicted = model(by_frame, pass_sigma, control, model.encode_text(batch.text), forcing)
+    target = velocity_target(latents[:, :, 1:], eps[:, :, forcing.num_clean :])
+    return (predicted[:, :, forcing.num_clean :] - target).square().mean()

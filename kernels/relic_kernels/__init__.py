@@ -1,0 +1,1 @@
+"""Triton operators of RELIC, each with its PyTorch reference."""

@@ -1,0 +1,72 @@
+"""Checkpoints: safetensors with their configuration inside. The only place that reads or writes weights."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+
+def save_checkpoint(
+    path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], extra: Mapping[str, str] | None = None
+) -> None:
+    """Write tensors and their configuration atomically.
+
+    Args:
+        path: file to write; its folder must exist.
+        state: tensors by name.
+        config: JSON-able description from which the module is built again.
+        extra: further metadata (recipe, commit, ...).
+    """
+    metadata = {"config": json.dumps(config), **(extra or {})}
+    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    try:
+        save_file({name: tensor.detach().contiguous() for name, tensor in state.items()}, partial, metadata)
+        with partial.open("rb") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Tensors and configuration of a checkpoint.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when the file is no whole safetensors checkpoint of ours.
+    """
+    state, metadata = _read(path, with_tensors=True)
+    return state, json.loads(metadata["config"])
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """A checkpoint's metadata without its tensors; raises as `load_checkpoint`."""
+    return _read(path, with_tensors=False)[1]
+
+
+def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            metadata = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a whole safetensors file ({error}): fetch or train it again") from error
+    if "config" not in metadata:
+        raise ValueError(f"{path} carries no configuration: it was not written by RELIC")
+    return state, metadata
+
+
+def sha256_of(path: Path) -> str:
+    """Hex digest of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,219 @@
+"""One live session in a world: start from a picture, step with actions, look back with snapshots.
+
+Out of scope: display, input devices, pacing, video files, more than one thread.
+
+Axes: T pixel frames of a block, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from relic.actions import NUM_ACTIONS, STATIC, validate_actions
+from relic.camera import CameraPath, CameraPose, continue_path
+from relic.memory.backends import make_memory
+from relic.memory.kv_cache import MemorySnapshot
+from relic.model.conditioning import camera_conditioning
+from relic.model.transformer import TextKV
+from relic.pictures import fit_picture
+from relic.rollout import commit_block, denoise_block
+from relic.vae.tiny_vae import DecoderState
+from relic.world import World
+
+Frames = NDArray[np.uint8]
+"""`(T, H, W, 3)` RGB."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StepResult:
+    """A generated block.
+
+    Attributes:
+        frames: `(T, H, W, 3)` RGB.
+        poses: the T camera poses, in the world of the start picture.
+        block_index: 0 for the first block after the start picture.
+        seconds: wall time the block took.
+    """
+
+    frames: Frames
+    poses: CameraPath
+    block_index: int
+    seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineStats:
+    """What a session holds.
+
+    Attributes:
+        memory_tokens: tokens each block attends to.
+        memory_bytes: bytes of stored keys and values.
+        blocks: blocks generated since the start.
+        seconds_of_history: seconds of video remembered.
+    """
+
+    memory_tokens: int
+    memory_bytes: int
+    blocks: int
+    seconds_of_history: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Snapshot:
+    """A moment of a session; cheap to take, and valid for the engine that took it."""
+
+    memory: MemorySnapshot
+    decoder: DecoderState
+    pose: CameraPose
+    blocks: int
+    seed: int
+    prompt: str
+
+
+class WorldEngine:
+    """Streams the view of one camera through a shared `World`."""
+
+    def __init__(self, world: World) -> None:
+        self.world = world
+        config = world.config
+        self.frames_per_block = config.sampler.block_frames * config.model.frames_per_latent
+        self._memory = make_memory(config.memory, config.model)
+        self._decoder: DecoderState | None = None
+        self._pose = CameraPose.identity()
+        self._blocks = 0
+        self._seed = 0
+        self._prompt = ""
+        self._text: TextKV = []
+
+    @torch.inference_mode()
+    def start(self, image: Frames | Image.Image, prompt: str = "", seed: int = 0) -> Frames:
+        """Begin at a picture; whatever the session held before is forgotten.
+
+        Args:
+            image: RGB picture of any size; its centre is cropped to the world's aspect and resized.
+            prompt: one line about the place.
+            seed: fixes all noise: same picture, prompt, seed and actions give the same frames.
+
+        Returns:
+            The picture as the world sees it: `(1, H, W, 3)`.
+
+        Raises:
+            ValueError: for an array that is no `(h, w, 3)` uint8 picture.
+        """
+        config = self.world.config
+        picture = fit_picture(image, config.height, config.width)
+        self._memory = make_memory(config.memory, config.model)
+        self._pose, self._blocks, self._seed = CameraPose.identity(), 0, seed
+        self.set_prompt(prompt)
+        frame = torch.from_numpy(picture).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1.0
+        latent = self.world.vae.encode(frame)
+        rest = np.zeros((1, NUM_ACTIONS))
+        rest[:, STATIC] = 1.0
+        camera = camera_conditioning(rest, CameraPath.identity(), config.model.frames_per_latent)
+        control = self.world.model.encode_control(camera)
+        commit_block(self.world.model, self._memory, control, self._text, latent, config.sampler.commit_sigma)
+        pixels, self._decoder = self.world.vae.decode_step(latent, self.world.vae.decoder_state(1))
+        return _to_uint8(pixels)
+
+    @torch.inference_mode()
+    def step(self, actions: NDArray[np.floating]) -> StepResult:
+        """Generate the next block.
+
+        Args:
+            actions: `(frames_per_block, 13)`, or `(13,)` held for the whole block.
+
+        Raises:
+            RuntimeError: before `start`.
+            ValueError: for actions of another shape, NaN or negative magnitudes.
+        """
+        if self._decoder is None:
+            raise RuntimeError("the session has no picture yet: call start() before step()")
+        began = time.perf_counter()
+        rows = self._block_actions(actions)
+        config, model = self.world.config, self.world.model
+        path = continue_path(self._pose, rows)
+        control = model.encode_control(camera_conditioning(rows, path, config.model.frames_per_latent))
+        generator = torch.Generator().manual_seed(_block_seed(self._seed, self._blocks))
+        size = (1, config.model.in_channels, config.sampler.block_frames)
+        noise = torch.randn(*size, config.model.latent_height, config.model.latent_width, generator=generator)
+        latents = denoise_block(model, self._memory, control, self._text, noise, config.sampler, generator)
+        commit_block(model, self._memory, control, self._text, latents, config.sampler.commit_sigma)
+        pixels, self._decoder = self.world.vae.decode_step(latents, self._decoder)
+        self._pose = path[len(path) - 1]
+        self._blocks += 1
+        return StepResult(
+            frames=_to_uint8(pixels),
+            poses=path,
+            block_index=self._blocks - 1,
+            seconds=time.perf_counter() - began,
+        )
+
+    @torch.inference_mode()
+    def set_prompt(self, prompt: str) -> None:
+        """Change the prompt from the next block on."""
+        self._prompt = prompt
+        self._text = self.world.model.encode_text(self.world.text_encoder.encode([prompt]))
+
+    def snapshot(self) -> Snapshot:
+        """The session now, to come back to with `restore`.
+
+        Raises:
+            RuntimeError: before `start`.
+        """
+        if self._decoder is None:
+            raise RuntimeError("the session has no picture yet: call start() before snapshot()")
+        return Snapshot(
+            memory=self._memory.snapshot(),
+            decoder=self._decoder,
+            pose=self._pose,
+            blocks=self._blocks,
+            seed=self._seed,
+            prompt=self._prompt,
+        )
+
+    def restore(self, snapshot: Snapshot) -> None:
+        """Go back; the same actions from here give the same frames as before."""
+        self._memory.restore(snapshot.memory)
+        self._decoder, self._pose = snapshot.decoder, snapshot.pose
+        self._blocks, self._seed = snapshot.blocks, snapshot.seed
+        self.set_prompt(snapshot.prompt)
+
+    def stats(self) -> EngineStats:
+        """Size of the session's memory."""
+        config = self.world.config
+        frames = min(self._memory.num_frames, config.memory.max_frames)
+        return EngineStats(
+            memory_tokens=self._memory.num_tokens,
+            memory_bytes=self._memory.nbytes,
+            blocks=self._blocks,
+            seconds_of_history=frames * config.model.frames_per_latent / config.fps,
+        )
+
+    def _block_actions(self, actions: NDArray[np.floating]) -> NDArray[np.float64]:
+        rows = np.asarray(actions)
+        if rows.ndim == 1:
+            rows = np.tile(rows, (self.frames_per_block, 1))
+        if rows.shape != (self.frames_per_block, NUM_ACTIONS):
+            raise ValueError(
+                f"actions of shape {np.shape(actions)}: give ({self.frames_per_block}, {NUM_ACTIONS}) "
+                f"or ({NUM_ACTIONS},)"
+            )
+        return validate_actions(rows)
+
+
+def _block_seed(seed: int, block: int) -> int:
+    """Every block has its own noise, so that a restored session draws what it drew before."""
+    return int(np.random.SeedSequence([seed, block]).generate_state(1, np.uint64)[0] >> 1)
+
+
+def _to_uint8(pixels: Tensor) -> Frames:
+    scaled = (pixels[0].clamp(-1, 1) + 1) * 127.5
+    frames: Frames = scaled.round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
+    return frames

@@ -1,0 +1,1 @@
+"""Memory of a rollout: KV caches and the compression schedule."""

@@ -1,0 +1,13 @@
+"""The upper bound: every token of every latent frame is kept."""
+
+from __future__ import annotations
+
+from relic.memory.kv_cache import FrameEntry, KVMemory
+
+
+class FullMemory(KVMemory):
+    """Keeps everything uncompressed."""
+
+    def settle(self, entries: tuple[FrameEntry, ...], num_frames: int) -> tuple[FrameEntry, ...]:
+        """All entries."""
+        return entries

@@ -1,0 +1,1 @@
+"""Network, conditioning and attention of the world model."""

@@ -1,0 +1,92 @@
+"""Self- and cross-attention with Wan 2.1's parameter names, and the contexts that say what is attended to.
+
+Axes: B batch, F latent frames, L tokens of a frame, H heads, D head width, M model width, S text tokens.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from relic.config import ModelConfig
+from relic.model.layers import RMSNorm
+from relic.model.rope import rotate, rotation
+
+
+class AttentionContext(Protocol):
+    """Decides which keys each query of a pass sees, and where they stand.
+
+    Queries and keys come after QK-norm and before RoPE, so that a memory can store keys free of any position.
+    """
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attention output `(B, F, L, H, D)` for `q`, `k`, `v` of the same shape."""
+        ...
+
+
+def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Softmax attention over `(B, tokens, H, D)`."""
+    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
+    return out.transpose(1, 2)
+
+
+class BidirectionalContext:
+    """Every token of the pass attends to every other (the teacher's attention)."""
+
+    def __init__(self, config: ModelConfig, space_L2: Tensor, num_frames: int) -> None:
+        time = space_L2.new_tensor(range(num_frames)).repeat_interleave(len(space_L2))
+        self._rotation = rotation(time, space_L2.repeat(num_frames, 1), config.head_dim, config.rope_theta)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Full attention over all frames of the pass."""
+        q_all, k_all = (rotate(x.flatten(1, 2), self._rotation) for x in (q, k))
+        return scaled_dot_product(q_all, k_all, v.flatten(1, 2)).unflatten(1, q.shape[1:3])
+
+
+class SelfAttention(nn.Module):
+    """Self-attention whose queries and keys carry the camera pose (paper, section 4.1.2)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.to_q = nn.Linear(config.dim, config.dim)
+        self.to_k = nn.Linear(config.dim, config.dim)
+        self.to_v = nn.Linear(config.dim, config.dim)
+        self.to_out = nn.ModuleList([nn.Linear(config.dim, config.dim)])
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.norm_k = RMSNorm(config.dim, config.eps)
+
+    def forward(self, x: Tensor, pose: Tensor, context: AttentionContext, layer: int) -> Tensor:
+        """`x` `(B, F, L, M)`, `pose` `(B, F, 1 or L, M)` -> `(B, F, L, M)`."""
+        q = self.norm_q(self.to_q(x) + pose)
+        k = self.norm_k(self.to_k(x) + pose)
+        q, k, v = (y.unflatten(-1, (self.num_heads, -1)) for y in (q, k, self.to_v(x)))
+        out: Tensor = self.to_out[0](context.attend(layer, q, k, v).flatten(-2))
+        return out
+
+
+class CrossAttention(nn.Module):
+    """Attention to the prompt; its keys and values are made once a prompt."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.num_heads = config.num_heads
+        self.to_q = nn.Linear(config.dim, config.dim)
+        self.to_k = nn.Linear(config.dim, config.dim)
+        self.to_v = nn.Linear(config.dim, config.dim)
+        self.to_out = nn.ModuleList([nn.Linear(config.dim, config.dim)])
+        self.norm_q = RMSNorm(config.dim, config.eps)
+        self.norm_k = RMSNorm(config.dim, config.eps)
+
+    def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, S, M)` -> keys and values `(B, S, H, D)`."""
+        k, v = self.norm_k(self.to_k(text)), self.to_v(text)
+        return k.unflatten(-1, (self.num_heads, -1)), v.unflatten(-1, (self.num_heads, -1))
+
+    def forward(self, x: Tensor, text_kv: tuple[Tensor, Tensor]) -> Tensor:
+        """`x` `(B, F, L, M)` -> `(B, F, L, M)`."""
+        q = self.norm_q(self.to_q(x)).flatten(1, 2).unflatten(-1, (self.num_heads, -1))
+        out: Tensor = self.to_out[0](scaled_dot_product(q, *text_kv).flatten(-2))
+        return out.unflatten(1, x.shape[1:3])

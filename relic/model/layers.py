@@ -1,0 +1,111 @@
+"""Small layers with Wan 2.1's parameter names.
+
+Axes: B batch, F latent frames, L tokens of a frame, M model width.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class RMSNorm(nn.Module):
+    """Root-mean-square norm over the whole width ("across heads" in Wan)."""
+
+    def __init__(self, dim: int, eps: float) -> None:
+        super().__init__()
+        self.eps = eps
+        self.weight = nn.Parameter(torch.ones(dim))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        out: Tensor = _RMSNormFunction.apply(x, self.weight.to(x.dtype), self.eps)  # type: ignore[no-untyped-call]
+        return out
+
+
+class _RMSNormFunction(torch.autograd.Function):
+    """`x w / rms(x)` with a backward of its own: torch has no fused one on the CPU, and autograd's is 3x slower."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        wide = torch.promote_types(x.dtype, torch.float32)
+        inverse = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=wide)
+        inverse = (inverse.square_().div_(x.shape[-1]).add_(eps)).rsqrt_().to(x.dtype)
+        ctx.save_for_backward(x, weight, inverse)
+        return (x * inverse).mul_(weight)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        x, weight, inverse = ctx.saved_tensors
+        normed = x * inverse
+        weighted = grads[0] * weight
+        along = (weighted * normed).mean(dim=-1, keepdim=True)
+        grad_weight = (grads[0] * normed).flatten(0, -2).sum(0)
+        return weighted.sub_(normed.mul_(along)).mul_(inverse), grad_weight, None
+
+
+class GELUProjection(nn.Module):
+    """Linear layer and GELU (diffusers' `ffn.net.0`)."""
+
+    def __init__(self, dim: int, hidden_dim: int, approximate: str) -> None:
+        super().__init__()
+        self.proj = nn.Linear(dim, hidden_dim)
+        self.approximate = approximate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Project and activate."""
+        return F.gelu(self.proj(x), approximate=self.approximate)
+
+
+class FeedForward(nn.Module):
+    """Two-layer perceptron; the parameter names follow diffusers (`net.0.proj`, `net.2`)."""
+
+    def __init__(self, dim: int, hidden_dim: int, approximate: str) -> None:
+        super().__init__()
+        activated = GELUProjection(dim, hidden_dim, approximate)
+        self.net = nn.ModuleList([activated, nn.Identity(), nn.Linear(hidden_dim, dim)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Apply both layers."""
+        for layer in self.net:
+            x = layer(x)
+        return x
+
+
+class TwoLayerEmbedder(nn.Module):
+    """`linear_1`, activation, `linear_2`: Wan's time and text embedders."""
+
+    def __init__(self, in_dim: int, dim: int, activation: nn.Module) -> None:
+        super().__init__()
+        self.linear_1 = nn.Linear(in_dim, dim)
+        self.activation = activation
+        self.linear_2 = nn.Linear(dim, dim)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Embed the last axis."""
+        out: Tensor = self.linear_2(self.activation(self.linear_1(x)))
+        return out
+
+
+def sinusoidal_embedding(values: Tensor, dim: int, max_period: float = 10000.0) -> Tensor:
+    """Cosines, then sines, of `values` at geometric frequencies: `values.shape + (dim,)`."""
+    half = dim // 2
+    frequencies = torch.exp(-math.log(max_period) * torch.arange(half, device=values.device) / half)
+    angles = values.float()[..., None] * frequencies
+    return torch.cat([angles.cos(), angles.sin()], dim=-1)
+
+
+def fourier_features(x: Tensor, octaves: int) -> Tensor:
+    """`x` with sin and cos of `x 2^k`, k = 0..octaves: the last axis grows `3 + 2 octaves` times."""
+    scaled = x[..., None] * (2.0 ** torch.arange(octaves + 1, device=x.device, dtype=x.dtype))
+    return torch.cat([x, scaled.sin().flatten(-2), scaled.cos().flatten(-2)], dim=-1)
+
+
+def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
+    """LayerNorm without parameters, then `x (1 + scale) + shift` (adaLN)."""
+    normed = F.layer_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
+    return torch.addcmul(shift, normed, 1 + scale)

@@ -1,0 +1,151 @@
+"""The world model's network: Wan 2.1's transformer with action and pose control (paper, section 4.1).
+
+Parameter names are those of `diffusers.WanTransformer3DModel`, the control encoders beside them.
+
+Axes: B batch, C latent channels, F latent frames, L tokens of a frame, M model width, S text tokens.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import cast
+
+import torch
+from einops import rearrange
+from torch import Tensor, nn
+
+from relic.camera import Intrinsics
+from relic.config import ModelConfig
+from relic.model.attention import AttentionContext, CrossAttention, SelfAttention
+from relic.model.conditioning import ActionEncoder, CameraConditioning, PoseEncoder
+from relic.model.layers import FeedForward, TwoLayerEmbedder, modulate, sinusoidal_embedding
+
+TextKV = list[tuple[Tensor, Tensor]]
+"""Keys and values of the prompt for each layer, `(B, S, H, D)` each."""
+
+TIME_SCALE = 1000.0
+"""Wan's network reads noise levels as steps of a thousand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Control:
+    """Embedded camera control: one tensor a layer, for actions `(B, F, 1, M)` and poses `(B, F, 1 or L, M)`."""
+
+    actions: list[Tensor]
+    poses: list[Tensor]
+
+
+class ConditionEmbedder(nn.Module):
+    """Noise level and prompt (Wan's `condition_embedder`)."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.freq_dim = config.freq_dim
+        self.time_embedder = TwoLayerEmbedder(config.freq_dim, config.dim, nn.SiLU())
+        self.time_proj = nn.Linear(config.dim, 6 * config.dim)
+        self.text_embedder = TwoLayerEmbedder(config.text_dim, config.dim, nn.GELU(approximate="tanh"))
+
+    def time(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, F)` -> embedding `(B, F, M)` and the six modulations `(B, F, 6, M)`."""
+        features = sinusoidal_embedding(sigma * TIME_SCALE, self.freq_dim).to(self.time_proj.weight.dtype)
+        embedded = self.time_embedder(features)
+        return embedded, self.time_proj(nn.functional.silu(embedded)).unflatten(-1, (6, -1))
+
+
+class RelicBlock(nn.Module):
+    """One transformer block; actions join the tokens after self-attention, poses the queries and keys."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.eps = config.eps
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
+        self.attn1 = SelfAttention(config)
+        self.attn2 = CrossAttention(config)
+        self.norm2 = nn.LayerNorm(config.dim, config.eps)
+        self.ffn = FeedForward(config.dim, config.ffn_dim, config.gelu_approximate)
+
+    def forward(
+        self,
+        x: Tensor,
+        modulation: Tensor,
+        action: Tensor,
+        pose: Tensor,
+        text_kv: tuple[Tensor, Tensor],
+        context: AttentionContext,
+        layer: int,
+    ) -> Tensor:
+        """`x` `(B, F, L, M)` and `modulation` `(B, F, 6, M)` -> `(B, F, L, M)`."""
+        table = (self.scale_shift_table + modulation).unsqueeze(3)
+        shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = table.unbind(2)
+        x = torch.addcmul(x, self.attn1(modulate(x, shift, scale, self.eps), pose, context, layer), gate) + action
+        x = x + self.attn2(self.norm2(x), text_kv)
+        return torch.addcmul(x, self.ffn(modulate(x, ffn_shift, ffn_scale, self.eps)), ffn_gate)
+
+
+class RelicTransformer(nn.Module):
+    """Predicts the flow's velocity for latent frames, each at its own noise level."""
+
+    def __init__(self, config: ModelConfig, intrinsics: Intrinsics) -> None:
+        super().__init__()
+        self.config = config
+        patch = (1, config.patch_size, config.patch_size)
+        self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, patch, stride=patch)
+        self.condition_embedder = ConditionEmbedder(config)
+        self.action_encoder = ActionEncoder(config)
+        self.pose_encoder = PoseEncoder(config, intrinsics)
+        self.blocks = nn.ModuleList([RelicBlock(config) for _ in range(config.num_layers)])
+        self.scale_shift_table = nn.Parameter(torch.randn(1, 2, config.dim) / config.dim**0.5)
+        self.proj_out = nn.Linear(config.dim, config.in_channels * config.patch_size**2)
+        self.init_weights()
+
+    def init_weights(self) -> None:
+        """Initialise every parameter: Xavier, embeddings normal(0.02), and zero for outputs that start silent."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear):
+                nn.init.xavier_uniform_(module.weight)
+                nn.init.zeros_(module.bias)
+        nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
+        for embedder in (self.condition_embedder.time_embedder, self.condition_embedder.text_embedder):
+            nn.init.normal_(embedder.linear_1.weight, std=0.02)
+            nn.init.normal_(embedder.linear_2.weight, std=0.02)
+        silent = [*self.action_encoder.proj_out, *self.pose_encoder.proj_out, self.proj_out]
+        for layer in silent:
+            nn.init.zeros_(layer.weight)
+
+    def encode_text(self, text: Tensor) -> TextKV:
+        """Text tokens `(B, S, text_dim)` -> keys and values for every layer; made once a prompt."""
+        embedded = self.condition_embedder.text_embedder(text)
+        return [cast(RelicBlock, block).attn2.keys_values(embedded) for block in self.blocks]
+
+    def encode_control(self, camera: CameraConditioning) -> Control:
+        """Actions and poses -> embeddings for every layer; made once a block."""
+        return Control(
+            actions=self.action_encoder(camera.actions),
+            poses=self.pose_encoder(camera.rotations_w2c, camera.positions),
+        )
+
+    def forward(
+        self, latents: Tensor, sigma: Tensor, control: Control, text: TextKV, context: AttentionContext
+    ) -> Tensor:
+        """Velocity of `latents`.
+
+        Args:
+            latents: `(B, C, F, h, w)` at noise level `sigma`.
+            sigma: `(B, F)` in [0, 1]; 0 marks a clean frame.
+            control: from `encode_control`.
+            text: from `encode_text`.
+            context: what each token may attend to.
+
+        Returns:
+            `(B, C, F, h, w)`.
+        """
+        size = self.config.patch_size
+        patches = rearrange(latents, "b c f (y p) (x q) -> b f (y x) (c p q)", p=size, q=size)
+        x = nn.functional.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        embedded, modulation = self.condition_embedder.time(sigma)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, modulation, control.actions[layer], control.poses[layer], text[layer], context, layer)
+        shift, scale = (self.scale_shift_table + embedded.unsqueeze(2)).unsqueeze(3).unbind(2)
+        out = self.proj_out(modulate(x, shift, scale, self.config.eps))
+        rows, _ = self.config.grid
+        return rearrange(out, "b f (y x) (p q c) -> b c f (y p) (x q)", y=rows, p=size, q=size)

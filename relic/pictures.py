@@ -1,0 +1,35 @@
+"""Pictures of any size brought to the world's size."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+
+def fit_picture(image: NDArray[np.uint8] | Image.Image, height: int, width: int) -> NDArray[np.uint8]:
+    """Crop the centre to the aspect `width : height` and resize.
+
+    Args:
+        image: PIL picture of any mode, or `(h, w, 3)` uint8 RGB.
+        height: rows wanted.
+        width: columns wanted.
+
+    Returns:
+        `(height, width, 3)` uint8 RGB; a picture of that very size comes back unchanged.
+
+    Raises:
+        ValueError: for an array of another shape or type, or an empty picture.
+    """
+    if not isinstance(image, Image.Image):
+        if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+            raise ValueError(f"picture of shape {image.shape} and type {image.dtype}: give (h, w, 3) uint8 RGB")
+        image = Image.fromarray(image)
+    picture = image.convert("RGB")
+    if picture.size == (width, height):
+        return np.array(picture)
+    scale = min(picture.width / width, picture.height / height)
+    crop_width, crop_height = width * scale, height * scale
+    left, top = (picture.width - crop_width) / 2, (picture.height - crop_height) / 2
+    box = (left, top, left + crop_width, top + crop_height)
+    return np.array(picture.resize((width, height), Image.Resampling.LANCZOS, box=box))

@@ -1,0 +1,114 @@
+"""The block loop: draw a block from noise against a read-only memory, then commit it.
+
+Playing, evaluation and training all run this loop; there is no second one.
+
+Axes: B batch, C latent channels, F latent frames of a block, h, w latent cells.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+
+import torch
+from torch import Tensor
+
+from relic.config import SamplerConfig
+from relic.flow_matching import add_noise, euler_step, sampling_sigmas, x0_from_velocity
+from relic.memory.kv_cache import KVMemory, MemoryContext
+from relic.model.conditioning import CameraConditioning
+from relic.model.transformer import Control, RelicTransformer, TextKV
+
+
+def denoise_block(
+    model: RelicTransformer,
+    memory: KVMemory,
+    control: Control,
+    text: TextKV,
+    noise: Tensor,
+    sampler: SamplerConfig,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw the next block's clean latents; memory is only read.
+
+    Args:
+        model: the network.
+        memory: committed past.
+        control: embedded camera control of the block.
+        text: embedded prompt.
+        noise: `(B, C, F, h, w)` unit Gaussian.
+        sampler: steps and schedule.
+        generator: source of the fresh noise of the `renoise` sampler.
+
+    Returns:
+        `(B, C, F, h, w)` clean latents.
+    """
+    context = MemoryContext(memory.view(), model.config, noise.shape[2])
+    sigmas = sampling_sigmas(sampler.steps, sampler.shift).to(noise)
+    x = noise
+    for sigma, next_sigma in itertools.pairwise(sigmas):
+        velocity = model(x, sigma.expand(noise.shape[0], noise.shape[2]), control, text, context)
+        if sampler.kind == "euler":
+            x = euler_step(x, velocity, sigma, next_sigma)
+        else:
+            x0 = x0_from_velocity(x, velocity, sigma)
+            fresh = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
+            x = add_noise(x0, fresh, next_sigma) if next_sigma > 0 else x0
+    return x
+
+
+def commit_block(
+    model: RelicTransformer,
+    memory: KVMemory,
+    control: Control,
+    text: TextKV,
+    latents: Tensor,
+    sigma: float = 0.0,
+) -> None:
+    """Write a block of clean latents `(B, C, F, h, w)` into memory (one pass, noise level `sigma`)."""
+    context = MemoryContext(memory.view(), model.config, latents.shape[2])
+    level = latents.new_full((latents.shape[0], latents.shape[2]), sigma)
+    model(latents, level, control, text, context)
+    memory.append(*context.own_kv)
+
+
+def rollout(
+    model: RelicTransformer,
+    memory: KVMemory,
+    first_latent: Tensor,
+    camera: CameraConditioning,
+    text: TextKV,
+    sampler: SamplerConfig,
+    generator: torch.Generator,
+) -> Iterator[Tensor]:
+    """Commit the first latent frame, then draw and commit block after block.
+
+    Args:
+        model: the network.
+        memory: an empty memory.
+        first_latent: `(B, C, 1, h, w)`, the start picture.
+        camera: control of the start picture's latent frame and all that follow; their number after the first is a
+            multiple of `sampler.block_frames`.
+        text: embedded prompt.
+        sampler: steps, schedule and block length.
+        generator: source of all noise.
+
+    Yields:
+        The clean latents `(B, C, F, h, w)` of each generated block.
+
+    Raises:
+        ValueError: when the control does not fill whole blocks.
+    """
+    size = sampler.block_frames
+    if (camera.num_frames - 1) % size:
+        raise ValueError(
+            f"{camera.num_frames - 1} latent frames after the first do not fill blocks of {size}: pad the control"
+        )
+    commit_block(model, memory, model.encode_control(camera[:1]), text, first_latent, sampler.commit_sigma)
+    for start in range(1, camera.num_frames, size):
+        control = model.encode_control(camera[start : start + size])
+        shape = (*first_latent.shape[:2], size, *first_latent.shape[3:])
+        noise = torch.randn(shape, generator=generator, dtype=first_latent.dtype, device=first_latent.device)
+        block = denoise_block(model, memory, control, text, noise, sampler, generator)
+        commit_block(model, memory, control, text, block, sampler.commit_sigma)
+        yield block

@@ -1,0 +1,60 @@
+"""Configuration of the tiny video VAE."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+SPATIAL_FACTOR = 8
+"""Pixels a side of one latent cell."""
+TEMPORAL_FACTOR = 4
+"""Pixel frames of one latent frame; the first latent frame holds one pixel frame."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class VaeConfig:
+    """Sizes of the tiny video VAE.
+
+    A pair names the two stages of the network: quarter resolution (24x40 for a 96x160 picture), then
+    eighth resolution (12x20), where the latent lives.
+
+    Attributes:
+        latent_channels: channels of a latent cell.
+        encoder_channels: width of the encoder's stages.
+        encoder_blocks: residual blocks of the encoder's stages.
+        decoder_channels: width of the decoder's stages.
+        decoder_blocks: residual blocks of the decoder's stages.
+        expansion: hidden width of a block, in multiples of the stage's width.
+        shift_fraction: part of a block's channels that is read from the latent frame before.
+    """
+
+    latent_channels: int = 16
+    encoder_channels: tuple[int, int] = (96, 192)
+    encoder_blocks: tuple[int, int] = (3, 3)
+    decoder_channels: tuple[int, int] = (128, 256)
+    decoder_blocks: tuple[int, int] = (6, 6)
+    expansion: int = 3
+    shift_fraction: float = 0.25
+
+    def __post_init__(self) -> None:
+        limit = 3 * TEMPORAL_FACTOR * SPATIAL_FACTOR**2
+        if not 1 <= self.latent_channels <= limit:
+            raise ValueError(f"latent_channels {self.latent_channels} must lie in 1..{limit}")
+        for name in ("encoder_channels", "decoder_channels", "encoder_blocks", "decoder_blocks"):
+            pair = getattr(self, name)
+            if len(pair) != 2 or min(pair) < 1:
+                raise ValueError(f"{name} {pair} must be two positive numbers: quarter and eighth resolution")
+        if self.expansion < 1:
+            raise ValueError(f"expansion {self.expansion} must be at least 1")
+        if not 0.0 <= self.shift_fraction < 1.0:
+            raise ValueError(f"shift_fraction {self.shift_fraction} must lie in [0, 1)")
+
+    @classmethod
+    def tiny(cls) -> VaeConfig:
+        """The sizes that tests use: a real network that runs in milliseconds."""
+        return cls(
+            encoder_channels=(8, 16),
+            encoder_blocks=(1, 1),
+            decoder_channels=(8, 16),
+            decoder_blocks=(1, 1),
+            expansion=2,
+        )

@@ -1,0 +1,258 @@
+"""The tiny causal video VAE: 8x smaller in space, 4x in time, 16 channels, streaming both ways.
+
+The four pixel frames of a latent frame are folded into channels at once, so no layer ever works above
+quarter resolution. Beside the network runs a linear path of whole 8x8x4 patches, which `stage_vae` starts
+from the patches' principal components: the network's own outputs start at zero and learn what the linear
+path cannot say. Blocks look back in time by reading a part of their channels from the latent frame before
+(temporal shift); that part is all the state a stream carries.
+
+Shape suffixes: B batch, T pixel frames, L latent frames, H W pixels, h w latent cells, N = L * B with time
+outermost, C channels. T = 1 + 4 (L - 1): latent 0 holds frame 0 (repeated four times), latent i >= 1 holds
+frames 4i-3 .. 4i and depends on nothing later.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR, VaeConfig
+
+_QUARTER = SPATIAL_FACTOR // 2
+_PATCH_CHANNELS = 3 * TEMPORAL_FACTOR * SPATIAL_FACTOR**2
+_QUARTER_CHANNELS = 3 * TEMPORAL_FACTOR * _QUARTER**2
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncoderState:
+    """What an encoding stream remembers; immutable, so it can be kept and gone back to.
+
+    Attributes:
+        batch: number of streams.
+        started: whether the first frame has been encoded.
+        past: for each block, its shifted channels of the latest latent frame, (B, C, h, w); empty at the start.
+    """
+
+    batch: int
+    started: bool = False
+    past: tuple[Tensor, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class DecoderState:
+    """What a decoding stream remembers; the same fields as `EncoderState`."""
+
+    batch: int
+    started: bool = False
+    past: tuple[Tensor, ...] = ()
+
+
+class Pointwise(nn.Module):
+    """A 1x1 convolution whose weight is stored as the (out, in) matrix it is."""
+
+    def __init__(self, inputs: int, outputs: int, *, zero: bool = False) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(outputs, inputs) if zero else torch.randn(outputs, inputs) * inputs**-0.5)
+        self.bias = nn.Parameter(torch.zeros(outputs))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, in, h, w) -> (N, out, h, w)."""
+        return F.conv2d(x, self.weight[:, :, None, None], self.bias)
+
+
+class Block(nn.Module):
+    """Residual block: normalise, shift in time, 3x3 depth-wise, widen, SiLU, narrow."""
+
+    def __init__(self, channels: int, expansion: int, shift_fraction: float) -> None:
+        super().__init__()
+        self.shifted = int(channels * shift_fraction)
+        self.norm_weight = nn.Parameter(torch.ones(channels))
+        self.norm_bias = nn.Parameter(torch.zeros(channels))
+        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+        self.widen = Pointwise(channels, channels * expansion)
+        self.narrow = Pointwise(channels * expansion, channels, zero=True)
+
+    def forward(self, x: Tensor, past: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
+        """(N, C, h, w) and the shifted channels of the frame before, (B, C', h, w) -> the same, updated."""
+        y = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), self.norm_weight, self.norm_bias).permute(0, 3, 1, 2)
+        moving, staying = y[:, : self.shifted], y[:, self.shifted :]
+        if past is None:
+            past = torch.zeros_like(moving[:batch])
+        y = torch.cat([torch.cat([past, moving[:-batch]]), staying], dim=1)
+        y = self.narrow(F.silu(self.widen(self.depthwise(y))))
+        return x + y, moving[-batch:].clone()
+
+
+def _run_blocks(
+    blocks: nn.ModuleList, x: Tensor, past: tuple[Tensor, ...], batch: int, kept: list[Tensor]
+) -> Tensor:
+    for block in blocks:
+        index = len(kept)
+        x, last = block(x, past[index] if past else None, batch)
+        kept.append(last)
+    return x
+
+
+def _blocks(count: int, channels: int, config: VaeConfig) -> nn.ModuleList:
+    return nn.ModuleList(Block(channels, config.expansion, config.shift_fraction) for _ in range(count))
+
+
+class Encoder(nn.Module):
+    """Folded frames -> latents: a linear patch path plus a learned residual."""
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        quarter, eighth = config.encoder_channels
+        self.linear = Pointwise(_PATCH_CHANNELS, config.latent_channels)
+        self.stem = Pointwise(_QUARTER_CHANNELS, quarter)
+        self.quarter = _blocks(config.encoder_blocks[0], quarter, config)
+        self.down = Pointwise(4 * quarter, eighth)
+        self.eighth = _blocks(config.encoder_blocks[1], eighth, config)
+        self.head = Pointwise(eighth, config.latent_channels, zero=True)
+
+    def forward(self, x_N: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+        """(N, 12, H, W) frames -> (N, C, h, w) raw latents and the state after them."""
+        kept: list[Tensor] = []
+        y = self.stem(_channels_last(F.pixel_unshuffle(x_N, _QUARTER)))
+        y = _run_blocks(self.quarter, y, state.past, state.batch, kept)
+        y = self.down(_channels_last(F.pixel_unshuffle(y, 2)))
+        y = _run_blocks(self.eighth, y, state.past, state.batch, kept)
+        z = self.linear(_channels_last(F.pixel_unshuffle(x_N, SPATIAL_FACTOR))) + self.head(y)
+        return z, EncoderState(state.batch, True, tuple(kept))
+
+
+class Decoder(nn.Module):
+    """Latents -> folded frames: the linear path's way back plus a learned residual."""
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        quarter, eighth = config.decoder_channels
+        self.linear = Pointwise(config.latent_channels, _PATCH_CHANNELS)
+        self.stem = nn.Conv2d(config.latent_channels, eighth, 3, padding=1)
+        self.eighth = _blocks(config.decoder_blocks[1], eighth, config)
+        self.up = Pointwise(eighth, 4 * quarter)
+        self.quarter = _blocks(config.decoder_blocks[0], quarter, config)
+        self.head = Pointwise(quarter, _QUARTER_CHANNELS, zero=True)
+
+    def forward(self, z_N: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """(N, C, h, w) raw latents -> (N, 12, H, W) frames and the state after them."""
+        kept: list[Tensor] = []
+        y = _run_blocks(self.eighth, self.stem(_channels_last(z_N)), state.past, state.batch, kept)
+        y = _channels_last(F.pixel_shuffle(self.up(y), 2))
+        y = _run_blocks(self.quarter, y, state.past, state.batch, kept)
+        quarter = F.pixel_unshuffle(F.pixel_shuffle(self.linear(z_N), SPATIAL_FACTOR), _QUARTER)
+        frames = F.pixel_shuffle(quarter + self.head(y), _QUARTER)
+        return frames, DecoderState(state.batch, True, tuple(kept))
+
+
+class TinyVae(nn.Module):
+    """Deterministic video auto-encoder with normalised latents.
+
+    Latents are `(raw - latent_mean) / latent_scale`: zero mean in every channel and unit variance on
+    average over the training set; both are buffers of the checkpoint.
+    """
+
+    latent_mean: Tensor
+    latent_scale: Tensor
+
+    def __init__(self, config: VaeConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.decoder = Decoder(config)
+        self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
+        self.register_buffer("latent_scale", torch.ones(()))
+
+    def encoder_state(self, batch: int) -> EncoderState:
+        """State of `batch` encoding streams before their first frame."""
+        return EncoderState(batch)
+
+    def decoder_state(self, batch: int) -> DecoderState:
+        """State of `batch` decoding streams before their first latent."""
+        return DecoderState(batch)
+
+    def encode(self, frames: Tensor) -> Tensor:
+        """Encode whole videos.
+
+        Args:
+            frames: (B, 3, T, H, W) in [-1, 1]; T = 1 + 4k, H and W multiples of 8.
+
+        Returns:
+            (B, C, L, H/8, W/8) normalised latents, L = 1 + k.
+
+        Raises:
+            ValueError: for another shape.
+        """
+        return self.encode_step(frames, self.encoder_state(frames.shape[0]))[0]
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Decode whole videos: (B, C, L, h, w) -> (B, 3, 1 + 4 (L - 1), 8h, 8w), about [-1, 1], not clamped."""
+        return self.decode_step(latents, self.decoder_state(latents.shape[0]))[0]
+
+    def encode_step(self, frames: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
+        """Encode the next frames of a stream.
+
+        Args:
+            frames: (B, 3, T, H, W) in [-1, 1]; T = 1 + 4k for a stream's first call, 4k after it.
+            state: what the calls before returned, or `encoder_state`.
+
+        Returns:
+            Their latents and the state to go on from; the given state stays valid.
+
+        Raises:
+            ValueError: for a shape that is no whole number of latents or another batch than the state's.
+        """
+        self._check_frames(frames, state)
+        if not state.started:
+            frames = torch.cat([frames[:, :, :1].expand(-1, -1, TEMPORAL_FACTOR - 1, -1, -1), frames], dim=2)
+        x = frames.unflatten(2, (-1, TEMPORAL_FACTOR)).permute(2, 0, 3, 1, 4, 5)
+        raw_N, after = self.encoder(x.flatten(2, 3).flatten(0, 1), state)
+        z_N = (raw_N - self.latent_mean[:, None, None]) / self.latent_scale
+        return z_N.unflatten(0, (-1, state.batch)).permute(1, 2, 0, 3, 4).contiguous(), after
+
+    def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
+        """Decode the next latents of a stream.
+
+        Args:
+            latents: (B, C, L, h, w), any L >= 1.
+            state: what the calls before returned, or `decoder_state`.
+
+        Returns:
+            Frames (B, 3, T, 8h, 8w), 4 a latent (1 for a stream's first), and the state to go on from; the
+            given state stays valid.
+
+        Raises:
+            ValueError: for another number of channels, no latent, or another batch than the state's.
+        """
+        shape = tuple(latents.shape)
+        if latents.ndim != 5 or shape[1] != self.config.latent_channels or shape[2] < 1:
+            raise ValueError(f"latents {shape} must be (B, {self.config.latent_channels}, L >= 1, h, w)")
+        _check_batch(shape[0], state.batch)
+        raw = latents * self.latent_scale + self.latent_mean[:, None, None, None]
+        x_N, after = self.decoder(raw.permute(2, 0, 1, 3, 4).flatten(0, 1), state)
+        x = x_N.unflatten(0, (-1, state.batch)).unflatten(2, (TEMPORAL_FACTOR, 3))
+        frames = x.permute(1, 3, 0, 2, 4, 5).flatten(2, 3)
+        return (frames if state.started else frames[:, :, TEMPORAL_FACTOR - 1 :]), after
+
+    def _check_frames(self, frames: Tensor, state: EncoderState) -> None:
+        shape = tuple(frames.shape)
+        if frames.ndim != 5 or shape[1] != 3 or not frames.is_floating_point():
+            raise ValueError(f"frames {shape} of {frames.dtype} must be floating point (B, 3, T, H, W)")
+        if shape[3] % SPATIAL_FACTOR or shape[4] % SPATIAL_FACTOR or 0 in shape:
+            raise ValueError(f"picture {shape[3]}x{shape[4]} must have sides that are multiples of {SPATIAL_FACTOR}")
+        if (shape[2] + (0 if state.started else TEMPORAL_FACTOR - 1)) % TEMPORAL_FACTOR:
+            wanted = "4k frames after the first call" if state.started else "1 + 4k frames"
+            raise ValueError(f"{shape[2]} frames are no whole number of latents: give {wanted}")
+        _check_batch(shape[0], state.batch)
+
+
+def _channels_last(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last)
+
+
+def _check_batch(batch: int, expected: int) -> None:
+    if batch != expected:
+        raise ValueError(f"batch of {batch} for a state of {expected} streams: make a state of that size")

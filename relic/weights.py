@@ -1,0 +1,85 @@
+"""Where a world's weights lie, and the manifest that vouches for them."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from relic.checkpoint import sha256_of
+
+MANIFEST = "manifest.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Manifest:
+    """What `manifest.json` says of a weights folder.
+
+    Attributes:
+        world: file name of the world model's checkpoint.
+        vae: file name of the video auto-encoder's checkpoint.
+        sha256: digest of each file.
+        provenance: recipe, git commit, data seed, training time: free values for people and model cards.
+    """
+
+    world: str
+    vae: str
+    sha256: dict[str, str]
+    provenance: dict[str, Any]
+
+
+def default_weights_dir() -> Path:
+    """`$RELIC_WEIGHTS` if set, else the repository's `weights/`."""
+    override = os.environ.get("RELIC_WEIGHTS")
+    return Path(override) if override else Path(__file__).resolve().parent.parent / "weights"
+
+
+def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
+    """Read and check a weights folder.
+
+    Args:
+        folder: holds `manifest.json` and the files it names.
+        verify: compare every file's sha256.
+
+    Raises:
+        FileNotFoundError: when the manifest or a file is missing.
+        ValueError: when a file is not the one the manifest was written for.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise FileNotFoundError(f"no {MANIFEST} in {folder}: name a weights folder with --weights or $RELIC_WEIGHTS")
+    values = json.loads(path.read_text())
+    manifest = Manifest(
+        world=values["world"],
+        vae=values["vae"],
+        sha256=values["sha256"],
+        provenance=values.get("provenance", {}),
+    )
+    for name in (manifest.world, manifest.vae):
+        if not (folder / name).is_file():
+            raise FileNotFoundError(f"{path} names {name}, which is missing: fetch the weights folder whole")
+        if verify and sha256_of(folder / name) != manifest.sha256.get(name):
+            raise ValueError(f"{folder / name} differs from its sha256 in {MANIFEST}: fetch it again")
+    return manifest
+
+
+def write_manifest(folder: Path, world: str, vae: str, provenance: dict[str, Any]) -> Manifest:
+    """Write `manifest.json` for files that lie in `folder`, atomically."""
+    manifest = Manifest(
+        world=world,
+        vae=vae,
+        sha256={name: sha256_of(folder / name) for name in (world, vae)},
+        provenance=provenance,
+    )
+    partial = folder / f".{MANIFEST}.partial"
+    values = {
+        "world": manifest.world,
+        "vae": manifest.vae,
+        "sha256": manifest.sha256,
+        "provenance": manifest.provenance,
+    }
+    partial.write_text(json.dumps(values, indent=2) + "\n")
+    os.replace(partial, folder / MANIFEST)
+    return manifest

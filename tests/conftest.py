@@ -1,0 +1,164 @@
+"""What every test stands on: quiet threads, fixed seeds, and a plain word where the machine lacks something.
+
+Tests marked `render`, `browser` or `gpu` run where the machine can; elsewhere they skip with the reason
+and the command that mends it. With RELIC_REQUIRE_ALL=1, as in CI, a missing system package is a failure.
+"""
+
+import importlib.util
+import os
+import random
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from functools import cache
+from pathlib import Path
+
+# These are read once, when torch, transformers and gradio are first imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+if "PYTEST_XDIST_WORKER" in os.environ:
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+import hypothesis
+import numpy as np
+import pytest
+
+hypothesis.settings.register_profile("relic", deadline=None, derandomize=True, database=None, max_examples=50)
+hypothesis.settings.load_profile("relic")
+
+SEED = 20251204
+APT = "sudo apt-get install -y --no-install-recommends"
+FURNITURE = Path("/usr/share/sweethome3d/furniture")
+CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
+OPEN_A_BUFFER = """
+from panda3d import core
+core.loadPrcFileData("", "load-display p3headlessgl\\nwindow-type none\\naudio-library-name null\\n")
+pipe = core.GraphicsPipeSelection.get_global_ptr().make_default_pipe()
+engine = core.GraphicsEngine.get_global_ptr()
+size = core.WindowProperties.size(8, 8)
+flags = core.GraphicsPipe.BF_refuse_window
+buffer = pipe and engine.make_output(pipe, "probe", 0, core.FrameBufferProperties(), size, flags)
+raise SystemExit(0 if buffer else 1)
+"""
+
+
+@cache
+def find_chromium() -> str | None:
+    """The path of a Chromium: RELIC_CHROMIUM, one on PATH, or the one that Playwright installed."""
+    named = os.environ.get("RELIC_CHROMIUM")
+    if named:
+        return named if Path(named).is_file() else None
+    for name in CHROMIUM_NAMES:
+        found = shutil.which(name)
+        if found:
+            return found
+    cache_dir = os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache" / "ms-playwright"
+    builds = sorted(Path(cache_dir).glob("chromium-*/chrome-linux*/chrome"))
+    return str(builds[-1]) if builds else None
+
+
+@cache
+def _lack_of_panda3d() -> str | None:
+    if importlib.util.find_spec("panda3d") is None:
+        return "Panda3D is not installed: make setup"
+    command = [sys.executable, "-c", OPEN_A_BUFFER]
+    probe = subprocess.run(command, capture_output=True, timeout=120, check=False)
+    if probe.returncode == 0:
+        return None
+    return f"Panda3D opens no off-screen buffer: {APT} libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri"
+
+
+@cache
+def _lack_of_furniture() -> str | None:
+    if not any(FURNITURE.glob("*.sh3f")):
+        return f"the Sweet Home 3D furniture is not installed: {APT} sweethome3d-furniture"
+    if importlib.util.find_spec("miniworld") is None:
+        return "MiniWorld's textures are not installed: make setup"
+    return None
+
+
+@cache
+def _lack_of_chromium() -> str | None:
+    if find_chromium() is None:
+        return f"no Chromium was found (RELIC_CHROMIUM may name one): {APT} chromium"
+    return None
+
+
+@cache
+def _lack_of_gpu() -> str | None:
+    import torch
+
+    return None if torch.cuda.is_available() else "no CUDA or ROCm device"
+
+
+LACK_OF: dict[str, Callable[[], str | None]] = {
+    "panda3d": _lack_of_panda3d,
+    "furniture": _lack_of_furniture,
+    "chromium": _lack_of_chromium,
+    "gpu": _lack_of_gpu,
+}
+NEEDS_OF_MARKER = {"render": ("panda3d", "furniture"), "browser": ("chromium",), "gpu": ("gpu",)}
+
+
+def require_or_skip(*needs: str) -> None:
+    """Skip the running test, or fail it under RELIC_REQUIRE_ALL=1, if the machine lacks one of `needs`.
+
+    A GPU is not something that can be installed, so its absence never fails a test.
+    """
+    for need in needs:
+        reason = LACK_OF[need]()
+        if reason is None:
+            continue
+        if need != "gpu" and os.environ.get("RELIC_REQUIRE_ALL") == "1":
+            pytest.fail(f"RELIC_REQUIRE_ALL is set, but {reason}", pytrace=False)
+        pytest.skip(reason)
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    for marker, needs in NEEDS_OF_MARKER.items():
+        if item.get_closest_marker(marker):
+            require_or_skip(*needs)
+
+
+@pytest.fixture(scope="session")
+def require() -> Callable[..., None]:
+    """`require("chromium")`: the check behind the markers, for a test that needs only a part of one."""
+    return require_or_skip
+
+
+@pytest.fixture(scope="session")
+def chromium() -> str:
+    """The path of a Chromium that Playwright can be told to launch."""
+    require_or_skip("chromium")
+    path = find_chromium()
+    assert path is not None
+    return path
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds() -> None:
+    """Every test starts from the same random numbers, in whatever order the tests run."""
+    random.seed(SEED)
+    np.random.seed(SEED)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(SEED)
+
+
+@pytest.fixture
+def poisoned_memory() -> Iterator[None]:
+    """New tensors without contents (`torch.empty` and its kin) hold NaN, so that reading one shows."""
+    import torch
+
+    flags = torch.utils.deterministic
+    before = (
+        torch.are_deterministic_algorithms_enabled(),
+        torch.is_deterministic_algorithms_warn_only_enabled(),
+        flags.fill_uninitialized_memory,
+    )
+    torch.use_deterministic_algorithms(True)
+    flags.fill_uninitialized_memory = True
+    yield
+    torch.use_deterministic_algorithms(before[0], warn_only=before[1])
+    flags.fill_uninitialized_memory = before[2]

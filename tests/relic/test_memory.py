@@ -1,0 +1,168 @@
+import dataclasses
+
+import pytest
+import torch
+
+from relic.camera import Intrinsics
+from relic.config import COMPRESSION_SCHEDULE, MemoryConfig, ModelConfig, SamplerConfig
+from relic.memory.backends import make_memory
+from relic.memory.compression import memory_tokens, pool_tokens, pooled_positions, pooling_matrix
+from relic.model.conditioning import CameraConditioning
+from relic.model.rope import grid_positions
+from relic.model.transformer import RelicTransformer
+from relic.rollout import rollout
+
+TINY = ModelConfig(
+    in_channels=4, dim=32, num_layers=2, num_heads=2, ffn_dim=64, text_dim=8, text_tokens=3, freq_dim=16,
+    latent_height=6, latent_width=10,
+)  # fmt: skip
+
+
+def kv(frames: int, seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (TINY.num_layers, 1, frames, TINY.tokens_per_frame, TINY.num_heads, TINY.head_dim)
+    return torch.randn(shape, generator=generator), torch.randn(shape, generator=generator)
+
+
+def test_pooling_averages_cells_and_ragged_edges() -> None:
+    x = torch.arange(15.0).reshape(15, 1, 1)
+    pooled = pool_tokens(x, (3, 5), 2).flatten()
+    assert pooled.tolist() == [3.0, 5.0, 6.5, 10.5, 12.5, 14.0]
+    assert pooled_positions(grid_positions((3, 5)), (3, 5), 2).tolist() == [
+        [0.5, 0.5], [0.5, 2.5], [0.5, 4.0], [2.0, 0.5], [2.0, 2.5], [2.0, 4.0],
+    ]  # fmt: skip
+    torch.testing.assert_close(pooling_matrix((3, 5), 4).sum(1), torch.ones(2))
+
+
+def test_the_schedule_gives_the_papers_token_counts() -> None:
+    frames, window, grid = 80, 7, (30, 52)
+    full = frames * grid[0] * grid[1]
+    assert full == 124_800
+    held = memory_tokens(frames, grid, COMPRESSION_SCHEDULE, window)
+    assert 28_000 < held < 32_000
+    mean = sum(1 / s**2 for s in COMPRESSION_SCHEDULE) / len(COMPRESSION_SCHEDULE)
+    assert mean == pytest.approx(1 / 6, rel=0.02)
+
+
+def test_every_frame_is_kept_and_old_ones_are_pooled() -> None:
+    config = MemoryConfig(window=2, schedule=(1, 4, 2), max_frames=50)
+    memory = make_memory(config, TINY)
+    k, v = kv(7)
+    memory.append(k[:, :, :4], v[:, :, :4])
+    memory.append(k[:, :, 4:], v[:, :, 4:])
+    assert [(e.frame, e.factor) for e in memory.entries] == [
+        (0, 1),
+        (1, 4),
+        (2, 2),
+        (3, 1),
+        (4, 4),
+        (5, 1),
+        (6, 1),
+    ]
+    assert (
+        memory.num_tokens == memory_tokens(7, TINY.grid, config.schedule, 2) == 15 + 2 + 6 + 15 + 2 + 15 + 15
+    )
+    assert memory.nbytes == 2 * 4 * TINY.num_layers * TINY.dim * memory.num_tokens
+    torch.testing.assert_close(memory.entries[2].k, pool_tokens(k[:, :, 2], TINY.grid, 2))
+    torch.testing.assert_close(memory.entries[1].v, pool_tokens(v[:, :, 1], TINY.grid, 4))
+
+
+def test_window_forgets_and_full_keeps() -> None:
+    k, v = kv(6)
+    kept = {}
+    for policy in ("window", "full"):
+        memory = make_memory(MemoryConfig(policy=policy, window=2, max_frames=50), TINY)
+        memory.append(k, v)
+        kept[policy] = [entry.frame for entry in memory.entries]
+    assert kept == {"window": [4, 5], "full": [0, 1, 2, 3, 4, 5]}
+
+
+def test_memory_is_bounded_and_keeps_the_first_frame() -> None:
+    memory = make_memory(MemoryConfig(window=2, max_frames=4), TINY)
+    k, v = kv(7)
+    for frame in range(7):
+        memory.append(k[:, :, frame : frame + 1], v[:, :, frame : frame + 1])
+    assert [entry.frame for entry in memory.entries] == [0, 4, 5, 6]
+    assert memory.num_frames == 7
+
+
+def test_restore_brings_back_the_view_and_snapshots_are_not_disturbed() -> None:
+    memory = make_memory(MemoryConfig(window=2, schedule=(2,), max_frames=50), TINY)
+    k, v = kv(6)
+    memory.append(k[:, :, :3], v[:, :, :3])
+    before = memory.view()
+    snapshot = memory.snapshot()
+    memory.append(k[:, :, 3:], v[:, :, 3:])
+    assert memory.view().next_frame == 6
+    memory.restore(snapshot)
+    after = memory.view()
+    assert after.next_frame == 3
+    assert before.k is not None and after.k is not None  # noqa: PT018
+    assert torch.equal(before.k, after.k)
+
+
+def test_ages_beyond_the_trained_horizon_are_clamped() -> None:
+    near = make_memory(MemoryConfig(policy="full", window=1, max_frames=60, max_age=5), TINY)
+    far = make_memory(MemoryConfig(policy="full", window=1, max_frames=60, max_age=500), TINY)
+    k, v = kv(9)
+    for memory in (near, far):
+        memory.append(k, v)
+    clamped, exact = near.view().k, far.view().k
+    assert clamped is not None and exact is not None  # noqa: PT018
+    same = (clamped - exact).abs().flatten(3).amax(dim=(0, 1, 3)).unflatten(0, (9, -1)).amax(1) == 0
+    assert same.tolist() == [False] * 4 + [True] * 5
+
+
+def lively(config: ModelConfig = TINY) -> RelicTransformer:
+    torch.manual_seed(0)
+    model = RelicTransformer(config, Intrinsics.from_fov(60.0, 80, 48))
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+@torch.inference_mode()
+def play(memory_config: MemoryConfig, frames: int = 9, seed: int = 1, block_frames: int = 1) -> torch.Tensor:
+    model = lively()
+    generator = torch.Generator().manual_seed(seed)
+    camera = CameraConditioning(
+        actions=torch.rand(1, frames, 4, 13, generator=generator) * 0.05,
+        rotations_w2c=torch.linalg.qr(torch.randn(1, frames, 4, 3, 3, generator=generator)).Q,
+        positions=torch.randn(1, frames, 4, 3, generator=generator),
+    )
+    text = model.encode_text(torch.randn(1, 3, 8, generator=generator))
+    first = torch.randn(1, 4, 1, 6, 10, generator=generator)
+    sampler = SamplerConfig(steps=2, block_frames=block_frames)
+    blocks = rollout(model, make_memory(memory_config, TINY), first, camera, text, sampler, generator)
+    return torch.cat(list(blocks), dim=2)
+
+
+@pytest.mark.parametrize("block_frames", [1, 2])
+def test_factor_one_and_a_long_window_equal_full_memory(block_frames: int) -> None:
+    full = play(MemoryConfig(policy="full", window=2, max_frames=50), block_frames=block_frames)
+    ones = play(MemoryConfig(window=2, schedule=(1,), max_frames=50), block_frames=block_frames)
+    long_window = play(MemoryConfig(policy="window", window=40, max_frames=50), block_frames=block_frames)
+    pooled = play(MemoryConfig(window=2, schedule=(4,), max_frames=50), block_frames=block_frames)
+    assert full.shape == (1, 4, 8, 6, 10)
+    torch.testing.assert_close(ones, full, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(long_window, full, rtol=1e-5, atol=1e-5)
+    assert (pooled - full).abs().max() > 1e-2
+
+
+def test_rollout_is_repeatable_and_depends_on_the_seed() -> None:
+    config = MemoryConfig(window=2, max_frames=50)
+    assert torch.equal(play(config), play(config))
+    assert not torch.equal(play(config), play(config, seed=2))
+
+
+def test_control_that_fills_no_block_is_refused() -> None:
+    with pytest.raises(ValueError, match="8 latent frames after the first do not fill blocks of 3"):
+        play(MemoryConfig(window=2, max_frames=50), block_frames=3)
+
+
+def test_settings_out_of_range_are_named() -> None:
+    with pytest.raises(ValueError, match="memory policy 'attic'"):
+        dataclasses.replace(MemoryConfig(), policy="attic")
+    with pytest.raises(ValueError, match="max_frames 6 must exceed the window of 6"):
+        MemoryConfig(max_frames=6)

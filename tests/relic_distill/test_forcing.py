@@ -1,0 +1,99 @@
+import pytest
+import torch
+
+from relic.camera import Intrinsics
+from relic.config import MemoryConfig, MemoryPolicy, ModelConfig
+from relic.memory.backends import make_memory
+from relic.memory.kv_cache import MemoryContext
+from relic.model.conditioning import CameraConditioning
+from relic.model.transformer import RelicTransformer
+from relic.rollout import commit_block
+from relic_distill.forcing import TeacherForcingContext
+
+TINY = ModelConfig(
+    in_channels=4, dim=32, num_layers=2, num_heads=2, ffn_dim=64, text_dim=8, text_tokens=3, freq_dim=16,
+    latent_height=6, latent_width=10,
+)  # fmt: skip
+INTRINSICS = Intrinsics.from_fov(60.0, 80, 48)
+
+
+def lively_model(config: ModelConfig = TINY, seed: int = 0) -> RelicTransformer:
+    """A model in which every path matters: the silent outputs get random weights."""
+    torch.manual_seed(seed)
+    model = RelicTransformer(config, INTRINSICS)
+    for parameter in model.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    return model.eval()
+
+
+def random_camera(batch: int, frames: int, config: ModelConfig = TINY) -> CameraConditioning:
+    pixel = config.frames_per_latent
+    rotation = torch.linalg.qr(torch.randn(batch, frames, pixel, 3, 3)).Q
+    return CameraConditioning(
+        actions=torch.rand(batch, frames, pixel, config.num_actions) * 0.05,
+        rotations_w2c=rotation,
+        positions=torch.randn(batch, frames, pixel, 3),
+    )
+
+
+@pytest.mark.parametrize("policy", ["compressed", "full", "window"])
+@pytest.mark.parametrize("block_frames", [1, 3])
+@pytest.mark.parametrize("pose_encoding", ["ray", "frame"])
+@torch.inference_mode()
+def test_one_pass_sees_what_play_sees(policy: MemoryPolicy, block_frames: int, pose_encoding: str) -> None:
+    import dataclasses
+
+    config = dataclasses.replace(TINY, pose_encoding=pose_encoding)
+    memory_config = MemoryConfig(policy=policy, window=2, schedule=(1, 4, 2), max_frames=50, max_age=50)
+    model = lively_model(config)
+    num_frames = 10
+    latents = torch.randn(2, 4, num_frames, 6, 10)
+    noisy = torch.randn(2, 4, num_frames, 6, 10)
+    noise_level = torch.rand(2, num_frames)
+    camera = random_camera(2, num_frames, config)
+    text = model.encode_text(torch.randn(2, 3, 8))
+
+    forcing = TeacherForcingContext(config, memory_config, num_frames, block_frames)
+    index = forcing.frame_indices
+    clean_count = forcing.num_clean
+    pass_latents = torch.cat([latents[:, :, :clean_count], noisy[:, :, 1:]], dim=2)
+    pass_sigma = torch.cat([torch.zeros(2, clean_count), noise_level[:, 1:]], dim=1)
+    assert index == [*range(clean_count), *range(1, num_frames)]
+    in_one_pass = model(
+        pass_latents, pass_sigma, model.encode_control(forcing.pass_camera(camera)), text, forcing
+    )
+
+    memory = make_memory(memory_config, config)
+    commit_block(model, memory, model.encode_control(camera[:1]), text, latents[:, :, :1])
+    for start in range(1, num_frames, block_frames):
+        block = slice(start, start + block_frames)
+        control = model.encode_control(camera[block])
+        context = MemoryContext(memory.view(), config, block_frames)
+        played = model(noisy[:, :, block], noise_level[:, block], control, text, context)
+        expected = in_one_pass[:, :, clean_count + start - 1 : clean_count + start - 1 + block_frames]
+        torch.testing.assert_close(played, expected, rtol=1e-4, atol=1e-4)
+        commit_block(model, memory, control, text, latents[:, :, block])
+
+
+def test_a_noisy_frame_never_sees_its_clean_self_or_the_future() -> None:
+    memory_config = MemoryConfig(window=2, schedule=(2, 4), max_frames=50)
+    model = lively_model()
+    frames = 6
+    forcing = TeacherForcingContext(TINY, memory_config, frames, 1)
+    latents = torch.randn(1, 4, 2 * frames - 2, 6, 10, requires_grad=True)
+    control = model.encode_control(forcing.pass_camera(random_camera(1, frames)))
+    text = model.encode_text(torch.randn(1, 3, 8))
+    out = model(latents, torch.rand(1, 2 * frames - 2), control, text, forcing)
+    target = 3
+    out[:, :, forcing.num_clean + target - 1].square().sum().backward()
+    assert latents.grad is not None
+    seen = latents.grad.abs().amax(dim=(0, 1, 3, 4)) > 0
+    clean_seen, noisy_seen = seen[: forcing.num_clean], seen[forcing.num_clean :]
+    assert clean_seen.tolist() == [True, True, True, False, False]
+    assert noisy_seen.tolist() == [False, False, True, False, False]
+
+
+def test_a_clip_that_fills_no_blocks_is_refused() -> None:
+    with pytest.raises(ValueError, match="6 latent frames are not one and whole blocks of 3"):
+        TeacherForcingContext(TINY, MemoryConfig(), 6, 3)
