@@ -8,7 +8,7 @@ export VENV PYTHON TORCH
 BIN := $(VENV)/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help play test lint format setup clean
+.PHONY: help play test lint lint-style lint-format lint-types lint-arrows format setup clean
 
 help:
 	@echo 'make play    set up what playing needs and serve the world to a browser (options: ARGS="--port 8000")'
@@ -20,15 +20,23 @@ help:
 
 play:
 	@tools/setup.sh play
-	@$(BIN)/relic play $(ARGS)
+	@PYTHONDONTWRITEBYTECODE= $(BIN)/relic play $(ARGS)
 
 test: setup
 	@tools/test.sh $(ARGS)
 
-lint: setup
+lint: lint-style lint-format lint-types lint-arrows
+
+lint-style: setup
 	$(BIN)/ruff check .
+
+lint-format: setup
 	$(BIN)/ruff format --check .
+
+lint-types: setup
 	$(BIN)/mypy
+
+lint-arrows: setup
 	$(BIN)/lint-imports
 
 format: setup

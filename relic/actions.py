@@ -246,8 +246,8 @@ def parse_script(text: str, speeds: Speeds = DEFAULT_SPEEDS, fps: float = 16) ->
     """Read an action script such as `"w*16 d+left:0.5*8 none*4"`.
 
     A script is tokens separated by white space. A token is one or more motions joined by `+`, then `*` and a
-    count of pixel frames (1 when left out). A motion is a name of `SCRIPT_NAMES`, in any case, with an
-    optional `:` and gain (1 when left out).
+    count of pixel frames (1 when left out). A motion is a name of `SCRIPT_NAMES`, in any case, or a
+    key of `KEY_BINDINGS`, with an optional `:` and gain (1 when left out).
 
     Args:
         text: the script.

@@ -14,7 +14,6 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 from relic.actions import NUM_ACTIONS, STATIC, validate_actions
 from relic.camera import CameraPath, CameraPose, continue_path
@@ -22,7 +21,7 @@ from relic.memory.backends import make_memory
 from relic.memory.kv_cache import MemorySnapshot
 from relic.model.conditioning import camera_conditioning
 from relic.model.transformer import TextKV
-from relic.pictures import fit_picture
+from relic.pictures import fit_picture, frames_to_tensor, tensor_to_frames
 from relic.rollout import commit_block, denoise_block
 from relic.vae.tiny_vae import DecoderState
 from relic.world import World
@@ -112,15 +111,14 @@ class WorldEngine:
         self._memory = make_memory(config.memory, config.model)
         self._pose, self._blocks, self._seed = CameraPose.identity(), 0, seed
         self.set_prompt(prompt)
-        frame = torch.from_numpy(picture).permute(2, 0, 1)[None, :, None].float() / 127.5 - 1.0
-        latent = self.world.vae.encode(frame)
+        latent = self.world.vae.encode(frames_to_tensor(picture[None])[None])
         rest = np.zeros((1, NUM_ACTIONS))
         rest[:, STATIC] = 1.0
         camera = camera_conditioning(rest, CameraPath.identity(), config.model.frames_per_latent)
         control = self.world.model.encode_control(camera)
         commit_block(self.world.model, self._memory, control, self._text, latent, config.sampler.commit_sigma)
         pixels, self._decoder = self.world.vae.decode_step(latent, self.world.vae.decoder_state(1))
-        return _to_uint8(pixels)
+        return tensor_to_frames(pixels)[0]
 
     @torch.inference_mode()
     def step(self, actions: NDArray[np.floating]) -> StepResult:
@@ -149,7 +147,7 @@ class WorldEngine:
         self._pose = path[len(path) - 1]
         self._blocks += 1
         return StepResult(
-            frames=_to_uint8(pixels),
+            frames=tensor_to_frames(pixels)[0],
             poses=path,
             block_index=self._blocks - 1,
             seconds=time.perf_counter() - began,
@@ -211,9 +209,3 @@ class WorldEngine:
 def _block_seed(seed: int, block: int) -> int:
     """Every block has its own noise, so that a restored session draws what it drew before."""
     return int(np.random.SeedSequence([seed, block]).generate_state(1, np.uint64)[0] >> 1)
-
-
-def _to_uint8(pixels: Tensor) -> Frames:
-    scaled = (pixels[0].clamp(-1, 1) + 1) * 127.5
-    frames: Frames = scaled.round().to(torch.uint8).permute(1, 2, 3, 0).numpy()
-    return frames

@@ -1,10 +1,15 @@
-"""Pictures of any size brought to the world's size."""
+"""Pictures: brought to the world's size, and between uint8 frames and the VAE's tensors.
+
+Axes: B batch, T pixel frames, H rows, W columns.
+"""
 
 from __future__ import annotations
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 
 def fit_picture(image: NDArray[np.uint8] | Image.Image, height: int, width: int) -> NDArray[np.uint8]:
@@ -33,3 +38,15 @@ def fit_picture(image: NDArray[np.uint8] | Image.Image, height: int, width: int)
     left, top = (picture.width - crop_width) / 2, (picture.height - crop_height) / 2
     box = (left, top, left + crop_width, top + crop_height)
     return np.array(picture.resize((width, height), Image.Resampling.LANCZOS, box=box))
+
+
+def frames_to_tensor(frames: NDArray[np.uint8]) -> Tensor:
+    """`(T, H, W, 3)` uint8 -> `(3, T, H, W)` float32 in [-1, 1]."""
+    return torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2).float() / 127.5 - 1.0
+
+
+def tensor_to_frames(pixels: Tensor) -> NDArray[np.uint8]:
+    """`(B, 3, T, H, W)` in [-1, 1], clamped -> `(B, T, H, W, 3)` uint8."""
+    scaled = (pixels.clamp(-1, 1) + 1) * 127.5
+    frames: NDArray[np.uint8] = scaled.round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
+    return frames

@@ -94,9 +94,7 @@ def top_level(module: str) -> str:
 
 def test_files_are_short():
     lengths = {
-        relative(path): len(text_of(path).splitlines())
-        for path in repository_files()
-        if path.suffix in SOURCE_SUFFIXES
+        relative(path): len(text_of(path).splitlines()) for path in repository_files() if path.suffix in SOURCE_SUFFIXES
     }
     assert {name: n for name, n in lengths.items() if n > MAX_FILE_LINES} == {}
 
@@ -118,11 +116,7 @@ def unpickling_in(tree: ast.Module) -> Iterator[int]:
     for node in ast.walk(tree):
         if isinstance(node, ast.Attribute) and ast.unparse(node) in UNSAFE_FUNCTIONS:
             yield node.lineno
-        elif (
-            isinstance(node, ast.keyword)
-            and node.arg == "allow_pickle"
-            and ast.unparse(node.value) != "False"
-        ):
+        elif isinstance(node, ast.keyword) and node.arg == "allow_pickle" and ast.unparse(node.value) != "False":
             yield node.value.lineno
 
 

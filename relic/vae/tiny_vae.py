@@ -55,7 +55,9 @@ class Pointwise(nn.Module):
 
     def __init__(self, inputs: int, outputs: int, *, zero: bool = False) -> None:
         super().__init__()
-        self.weight = nn.Parameter(torch.zeros(outputs, inputs) if zero else torch.randn(outputs, inputs) * inputs**-0.5)
+        self.weight = nn.Parameter(
+            torch.zeros(outputs, inputs) if zero else torch.randn(outputs, inputs) * inputs**-0.5
+        )
         self.bias = nn.Parameter(torch.zeros(outputs))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -86,9 +88,7 @@ class Block(nn.Module):
         return x + y, moving[-batch:].clone()
 
 
-def _run_blocks(
-    blocks: nn.ModuleList, x: Tensor, past: tuple[Tensor, ...], batch: int, kept: list[Tensor]
-) -> Tensor:
+def _run_blocks(blocks: nn.ModuleList, x: Tensor, past: tuple[Tensor, ...], batch: int, kept: list[Tensor]) -> Tensor:
     for block in blocks:
         index = len(kept)
         x, last = block(x, past[index] if past else None, batch)

@@ -1,0 +1,333 @@
+"""The training harness of every stage: schedule, checkpoints, resuming, logs, signals, NaNs.
+
+A run killed at any instant goes on from its last checkpoint to the same bits, on a CPU, as a run never
+stopped: data and noise are addressed by step number (`step_generator`), torch's global generator is seeded
+at each step, and everything else lies in the checkpoint. A time budget is turned into a number of steps
+once, after the first steps have been timed, and that number is then part of the checkpoint.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import signal
+import statistics
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any, Literal, Protocol
+
+import numpy as np
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from tqdm import tqdm
+
+from relic_distill.ema import Ema
+from relic_distill.training_state import CheckpointFolder, Progress, collect_tensors, restore_tensors
+
+_TIMED_STEPS = 10
+
+
+class Stage(Protocol):
+    """One stage of training; the harness owns the order of things, the stage their content.
+
+    Attributes:
+        modules: networks whose weights the run changes or must keep, by name.
+        optimizers: by name; each parameter group's `lr` at construction is its peak.
+        averages: EMA weights, by name.
+        validation_metric: the figure of `sample` by which the best weights are kept (higher is better).
+    """
+
+    modules: Mapping[str, nn.Module]
+    optimizers: Mapping[str, Optimizer]
+    averages: Mapping[str, Ema]
+    validation_metric: str
+
+    def describe(self) -> dict[str, Any]:
+        """The stage's configuration as JSON-able values; a run resumes only under an equal one."""
+
+    def backward(self, step: int) -> dict[str, float]:
+        """Draw the batch of `step`, leave gradients in the parameters, return figures with `loss` among them."""
+
+    def sample(self, folder: Path, step: int) -> dict[str, float]:
+        """Write pictures of what has been learned into `folder`; return held-out figures."""
+
+    def export(self, path: Path) -> None:
+        """Write the weights that later stages and the player load."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LoopConfig:
+    """How long and how a run trains.
+
+    Attributes:
+        steps: optimiser steps; 0 takes them from `minutes`.
+        minutes: training time, turned into steps after the first steps; used when `steps` is 0.
+        warmup: steps of linear rise of the learning rate.
+        decay: last part of the run, in (0, 1], over which the learning rate falls linearly to zero.
+        clip: gradients are scaled down to this norm, over all parameters of all optimisers; 0 leaves them.
+        checkpoint_minutes: time between checkpoints.
+        checkpoint_steps: also a checkpoint every so many steps; 0 for none.
+        log_every: steps averaged into one line of the log.
+        max_bad: steps in a row with a loss or gradient that is not finite before the run stops.
+        seed: seeds torch's global generator together with the step number.
+    """
+
+    steps: int = 0
+    minutes: float = 0.0
+    warmup: int = 50
+    decay: float = 0.6
+    clip: float = 1.0
+    checkpoint_minutes: float = 5.0
+    checkpoint_steps: int = 0
+    log_every: int = 20
+    max_bad: int = 20
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.steps < 0 or self.minutes < 0 or (self.steps == 0 and self.minutes == 0):
+            raise ValueError(f"steps {self.steps} or minutes {self.minutes} must be positive")
+        if self.warmup < 0 or self.checkpoint_steps < 0 or self.log_every < 1 or self.max_bad < 1:
+            raise ValueError(
+                f"warmup {self.warmup} and checkpoint_steps {self.checkpoint_steps} must be >= 0, "
+                f"log_every {self.log_every} and max_bad {self.max_bad} >= 1"
+            )
+        if not 0 < self.decay <= 1 or self.clip < 0 or self.checkpoint_minutes <= 0:
+            raise ValueError(
+                f"decay {self.decay} must lie in (0, 1], clip {self.clip} be >= 0, "
+                f"checkpoint_minutes {self.checkpoint_minutes} be positive"
+            )
+
+
+def step_generator(seed: int, step: int, stream: int = 0) -> np.random.Generator:
+    """Random numbers of one step; the same whatever ran before. `stream` tells several uses apart."""
+    return np.random.default_rng((seed, step, stream))
+
+
+def torch_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
+    """`step_generator` for torch (CPU)."""
+    return torch.Generator().manual_seed(int(step_generator(seed, step, stream).integers(2**62)))
+
+
+def lr_factor(step: int, total: int, warmup: int, decay: float) -> float:
+    """Fraction of the peak learning rate at a step: linear rise, plateau, linear fall to zero.
+
+    Args:
+        step: the step about to be done, from 0.
+        total: steps of the run; 0 while it is not known (warm-up or plateau).
+        warmup: steps of the rise.
+        decay: part of the run over which it falls.
+    """
+    rise = min(1.0, (step + 1) / (warmup + 1))
+    if total == 0:
+        return rise
+    return min(rise, max(0.0, (total - step) / max(1.0, decay * total)))
+
+
+def train(
+    stage: Stage, config: LoopConfig, out: Path, *, progress_bar: bool = True
+) -> Literal["finished", "interrupted"]:
+    """Train a stage to its end, or until SIGINT or SIGTERM, going on from `out` where that was begun.
+
+    Writes `out/checkpoint/` (last two), `out/log.jsonl`, `out/samples/`, `out/latest.safetensors` and
+    `out/best.safetensors` (exported weights).
+
+    Raises:
+        ValueError: when `out` holds a run of another configuration.
+        RuntimeError: when losses stay not finite, or a checkpoint cannot be written; the last good checkpoint stays.
+    """
+    return _Run(stage, config, out, progress_bar).run()
+
+
+class _Run:
+    def __init__(self, stage: Stage, config: LoopConfig, out: Path, progress_bar: bool) -> None:
+        self.stage, self.config, self.out = stage, config, out
+        out.mkdir(parents=True, exist_ok=True)
+        self.checkpoints = CheckpointFolder(out / "checkpoint")
+        self.progress = Progress(total=config.steps)
+        self.peaks = {
+            name: [float(group["lr"]) for group in optimizer.param_groups]
+            for name, optimizer in stage.optimizers.items()
+        }
+        self.bad_in_a_row = 0
+        self.saved_step = -1
+        self.figures: list[dict[str, float]] = []
+        self.durations: list[float] = []
+        self._resume()
+        self.bar = tqdm(disable=not progress_bar, initial=self.progress.step, unit="step", mininterval=5.0)
+
+    def _resume(self) -> None:
+        found = self.checkpoints.load_latest()
+        if found is None:
+            self._write_log({"event": "start", "stage": self.stage.describe()}, truncate=True)
+            return
+        progress, tensors, described = found
+        if described != json.loads(json.dumps(self.stage.describe())):
+            raise ValueError(
+                f"{self.out} holds a run of another configuration: use an empty folder, or the configuration "
+                f"{json.dumps(described)}"
+            )
+        restore_tensors(tensors, self.stage.modules, self.stage.optimizers, self.stage.averages)
+        if self.config.steps:
+            progress.total = self.config.steps
+        self.progress = progress
+        self.saved_step = progress.step
+        self._cut_log()
+        self._write_log({"event": "resume"})
+
+    def run(self) -> Literal["finished", "interrupted"]:
+        self._time_since = self._checkpoint_since = time.monotonic()
+        with _stop_signals() as stop, self.bar:
+            while not self.progress.total or self.progress.step < self.progress.total:
+                started = time.monotonic()
+                self._step()
+                self.durations.append(time.monotonic() - started)
+                self._after_step()
+                if stop:
+                    self._checkpoint(sample=False)
+                    self._write_log({"event": "interrupted"})
+                    return "interrupted"
+        if self.saved_step != self.progress.step or not (self.out / "latest.safetensors").exists():
+            self._checkpoint(sample=True)
+        self._write_log({"event": "finished"})
+        return "finished"
+
+    def _step(self) -> None:
+        step, stage = self.progress.step, self.stage
+        torch.manual_seed(int(step_generator(self.config.seed, step, 1_000_003).integers(2**62)))
+        factor = lr_factor(step, self.progress.total, self.config.warmup, self.config.decay)
+        for name, optimizer in stage.optimizers.items():
+            for group, peak in zip(optimizer.param_groups, self.peaks[name], strict=True):
+                group["lr"] = peak * factor
+        figures = stage.backward(step)
+        parameters = [p for o in stage.optimizers.values() for g in o.param_groups for p in g["params"]]
+        parameters = [p for p in parameters if p.grad is not None]
+        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.clip or math.inf))
+        if math.isfinite(figures["loss"]) and math.isfinite(norm):
+            for optimizer in stage.optimizers.values():
+                optimizer.step()
+            for average in stage.averages.values():
+                average.update(step)
+            self.figures.append({**figures, "grad_norm": norm, "lr": factor})
+            self.bad_in_a_row = 0
+        else:
+            self._count_bad(figures["loss"], norm)
+        for parameter in parameters:
+            parameter.grad = None
+        self.progress.step += 1
+
+    def _count_bad(self, loss: float, norm: float) -> None:
+        self.progress.skipped += 1
+        self.bad_in_a_row += 1
+        self._write_log({"event": "skipped", "loss": str(loss), "grad_norm": str(norm)})
+        if self.bad_in_a_row >= self.config.max_bad:
+            raise RuntimeError(
+                f"{self.bad_in_a_row} steps in a row up to {self.progress.step} had a loss ({loss}) or gradient norm "
+                f"({norm}) that is not finite: lower the learning rate and go on from {self.checkpoints.folder}"
+            )
+
+    def _after_step(self) -> None:
+        progress, now = self.progress, time.monotonic()
+        progress.seconds += now - self._time_since
+        self._time_since = now
+        if not progress.total and len(self.durations) >= _TIMED_STEPS:
+            self._plan_steps()
+        self.bar.total = progress.total or None
+        self.bar.update(1)
+        if progress.step % self.config.log_every == 0:
+            self._log_figures()
+        every = self.config.checkpoint_steps
+        last = progress.step == progress.total
+        if (
+            last
+            or (every and progress.step % every == 0)
+            or now - self._checkpoint_since >= self.config.checkpoint_minutes * 60
+        ):
+            self._checkpoint(sample=True)
+
+    def _plan_steps(self) -> None:
+        """Turn what is left of the time budget into steps; sampling and checkpoints take a share too."""
+        typical = statistics.median(self.durations[2:])
+        left = self.config.minutes * 60 - self.progress.seconds
+        self.progress.total = self.progress.step + max(1, int(0.96 * left / typical))
+        self._write_log({"event": "planned", "total": self.progress.total, "seconds_per_step": round(typical, 4)})
+
+    def _log_figures(self) -> None:
+        if not self.figures:
+            return
+        recent = self.durations[-self.config.log_every :]
+        means = {key: statistics.fmean(f[key] for f in self.figures if key in f) for key in self.figures[-1]}
+        seconds = statistics.fmean(recent)
+        left = (self.progress.total - self.progress.step) * seconds if self.progress.total else None
+        line = {key: float(f"{value:.6g}") for key, value in means.items()}
+        self._write_log({**line, "s_per_step": round(seconds, 4), "eta_s": None if left is None else round(left)})
+        self.bar.set_postfix({"loss": f"{means['loss']:.4f}", "skipped": self.progress.skipped}, refresh=False)
+        self.figures.clear()
+        del self.durations[: -self.config.log_every - _TIMED_STEPS]
+
+    def _checkpoint(self, *, sample: bool) -> None:
+        progress = self.progress
+        self._log_figures()  # a resumed run starts its averages here, so an unbroken one must too
+        if sample:
+            folder = self.out / "samples"
+            folder.mkdir(exist_ok=True)
+            figures = self.stage.sample(folder, progress.step)
+            value = figures.get(self.stage.validation_metric)
+            self._write_log({"event": "validation", **{key: float(f"{v:.6g}") for key, v in figures.items()}})
+            if value is not None and math.isfinite(value) and (progress.best is None or value > progress.best):
+                progress.best, progress.best_step = value, progress.step
+                self.stage.export(self.out / "best.safetensors")
+        tensors = collect_tensors(self.stage.modules, self.stage.optimizers, self.stage.averages)
+        self.checkpoints.save(progress, tensors, self.stage.describe())
+        self.saved_step = progress.step
+        self.stage.export(self.out / "latest.safetensors")
+        self._checkpoint_since = time.monotonic()
+
+    @property
+    def _log_path(self) -> Path:
+        return self.out / "log.jsonl"
+
+    def _write_log(self, values: dict[str, Any], *, truncate: bool = False) -> None:
+        line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 1), **values}
+        with self._log_path.open("w" if truncate else "a", encoding="utf-8") as file:
+            file.write(json.dumps(line) + "\n")
+
+    def _cut_log(self) -> None:
+        """Drop lines of steps that the checkpoint does not know, and a last line torn by a kill."""
+        kept = []
+        for line in self._log_path.read_text(encoding="utf-8").splitlines() if self._log_path.exists() else []:
+            try:
+                if json.loads(line)["step"] <= self.progress.step:
+                    kept.append(line + "\n")
+            except (json.JSONDecodeError, KeyError, TypeError):
+                continue
+        partial = self._log_path.with_name(f".log.partial-{os.getpid()}")
+        partial.write_text("".join(kept), encoding="utf-8")
+        os.replace(partial, self._log_path)
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """A list that fills at the first SIGINT or SIGTERM; a second one ends the process as usual."""
+    caught: list[int] = []
+
+    def note(number: int, frame: FrameType | None) -> None:
+        caught.append(number)
+        signal.signal(number, before[number])
+
+    in_main_thread = threading.current_thread() is threading.main_thread()  # elsewhere Python forbids handlers
+    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
+    before = {number: signal.getsignal(number) for number in numbers}
+    try:
+        for number in numbers:
+            signal.signal(number, note)
+        yield caught
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

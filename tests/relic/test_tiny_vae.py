@@ -1,0 +1,159 @@
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor
+
+from relic.config import from_json, to_json
+from relic.vae.config import VaeConfig
+from relic.vae.tiny_vae import TinyVae
+
+
+def lively_vae(seed: int = 0, config: VaeConfig | None = None) -> TinyVae:
+    """A VAE in which every path matters: the silent outputs get random weights."""
+    torch.manual_seed(seed)
+    vae = TinyVae(config or VaeConfig.tiny())
+    for parameter in vae.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    vae.latent_mean.normal_()
+    vae.latent_scale.fill_(1.7)
+    return vae.eval().requires_grad_(False)
+
+
+def video(batch: int = 2, frames: int = 17, height: int = 16, width: int = 24) -> Tensor:
+    return torch.rand(batch, 3, frames, height, width) * 2 - 1
+
+
+@pytest.mark.parametrize("frames", [1, 5, 17])
+def test_shapes_are_those_of_a_causal_video_vae(frames: int) -> None:
+    vae = lively_vae()
+    latents = vae.encode(video(frames=frames))
+    assert latents.shape == (2, 16, 1 + (frames - 1) // 4, 2, 3)
+    assert vae.decode(latents).shape == (2, 3, frames, 16, 24)
+
+
+@pytest.mark.parametrize("pieces", [(1, 4, 4, 4, 4), (5, 12), (1, 8, 8)])
+def test_streamed_encoding_equals_batch(pieces: tuple[int, ...]) -> None:
+    vae, frames = lively_vae(), video()
+    state, start, streamed = vae.encoder_state(2), 0, []
+    for piece in pieces:
+        latents, state = vae.encode_step(frames[:, :, start : start + piece], state)
+        streamed.append(latents)
+        start += piece
+    torch.testing.assert_close(torch.cat(streamed, dim=2), vae.encode(frames), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pieces", [(1, 1, 1, 1, 1), (2, 3), (1, 4)])
+def test_streamed_decoding_equals_batch(pieces: tuple[int, ...]) -> None:
+    vae, latents = lively_vae(), torch.randn(2, 16, 5, 2, 3)
+    state, start, streamed = vae.decoder_state(2), 0, []
+    for piece in pieces:
+        frames, state = vae.decode_step(latents[:, :, start : start + piece], state)
+        streamed.append(frames)
+        start += piece
+    assert [piece.shape[2] for piece in streamed][0] == 1 + 4 * (pieces[0] - 1)
+    torch.testing.assert_close(torch.cat(streamed, dim=2), vae.decode(latents), atol=1e-5, rtol=0)
+
+
+def test_a_state_can_be_gone_back_to() -> None:
+    vae, latents = lively_vae(), torch.randn(1, 16, 3, 2, 3)
+    _, kept = vae.decode_step(latents[:, :, :1], vae.decoder_state(1))
+    before = [tensor.clone() for tensor in kept.past]
+    first, _ = vae.decode_step(latents[:, :, 1:2], kept)
+    vae.decode_step(latents[:, :, 2:3], kept)
+    again, _ = vae.decode_step(latents[:, :, 1:2], kept)
+    assert torch.equal(first, again)
+    assert all(torch.equal(old, now) for old, now in zip(before, kept.past, strict=True))
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        kept.started = False  # type: ignore[misc]
+
+
+def test_a_latent_depends_on_no_later_frame_and_on_the_one_before() -> None:
+    vae, frames = lively_vae(), video(batch=1)
+    changed = frames.clone()
+    changed[:, :, 9:] = 0.0  # frames of latents 3 and 4
+    difference = (vae.encode(frames) - vae.encode(changed)).abs().amax(dim=(0, 1, 3, 4))
+    assert torch.all(difference[:3] < 1e-6)
+    assert torch.all(difference[3:] > 1e-3)
+    changed = frames.clone()
+    changed[:, :, 5:9] = 0.0  # frames of latent 2
+    difference = (vae.encode(frames) - vae.encode(changed)).abs().amax(dim=(0, 1, 3, 4))
+    assert difference[3] > 1e-5
+
+
+def test_a_frame_depends_on_no_later_latent_and_on_the_one_before() -> None:
+    vae, latents = lively_vae(), torch.randn(1, 16, 4, 2, 3)
+    changed = latents.clone()
+    changed[:, :, 2] = 0.0
+    difference = (vae.decode(latents) - vae.decode(changed)).abs().amax(dim=(0, 1, 3, 4))
+    assert torch.all(difference[:5] < 1e-6)
+    assert torch.all(difference[5:] > 1e-5)
+
+
+def test_latents_are_the_raw_ones_normalised() -> None:
+    vae, frames = lively_vae(), video()
+    normalised, rebuilt = vae.encode(frames), vae.decode(vae.encode(frames))
+    mean, scale = vae.latent_mean.clone(), vae.latent_scale.clone()
+    vae.latent_mean.zero_()
+    vae.latent_scale.fill_(1.0)
+    raw = vae.encode(frames)
+    torch.testing.assert_close(normalised, (raw - mean[:, None, None, None]) / scale, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(rebuilt, vae.decode(raw), atol=1e-4, rtol=1e-5)
+
+
+def test_every_parameter_is_used() -> None:
+    vae = lively_vae().requires_grad_(True)
+    frames = video(batch=1, frames=9)
+    (vae.decode(vae.encode(frames)) - frames).square().sum().backward()
+    assert all(p.grad is not None and p.grad.any() for p in vae.parameters())
+
+
+def test_the_shipped_size_is_small() -> None:
+    assert sum(p.numel() for p in TinyVae(VaeConfig()).parameters()) < 9_000_000
+
+
+def test_config_survives_json() -> None:
+    config = VaeConfig(decoder_blocks=(2, 3), shift_fraction=0.5)
+    assert from_json(VaeConfig, to_json(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("shape", "message"),
+    [
+        ((1, 3, 2, 16, 24), "2 frames are no whole number of latents"),
+        ((1, 3, 5, 20, 24), "20x24 must have sides"),
+        ((1, 4, 5, 16, 24), "must be floating point"),
+        ((3, 5, 16, 24), "must be floating point"),
+        ((1, 3, 0, 16, 24), "16x24 must have sides"),
+    ],
+)
+def test_bad_frames_are_named(shape: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        lively_vae().encode(torch.zeros(shape))
+
+
+def test_bad_calls_of_a_stream_are_named() -> None:
+    vae = lively_vae()
+    _, state = vae.encode_step(video(frames=1), vae.encoder_state(2))
+    with pytest.raises(ValueError, match="5 frames are no whole number of latents: give 4k frames"):
+        vae.encode_step(video(frames=5), state)
+    with pytest.raises(ValueError, match="batch of 3 for a state of 2"):
+        vae.encode_step(video(batch=3, frames=4), state)
+    with pytest.raises(ValueError, match="must be \\(B, 16"):
+        vae.decode(torch.zeros(1, 8, 2, 2, 3))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"latent_channels": 0},
+        {"encoder_channels": (8, 0)},
+        {"decoder_blocks": (1, 2, 3)},
+        {"expansion": 0},
+        {"shift_fraction": 1.0},
+    ],
+)
+def test_bad_sizes_are_named(values: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match=next(iter(values))):
+        VaeConfig(**values)  # type: ignore[arg-type]
