@@ -18,7 +18,7 @@ from PIL import Image
 from relic.actions import NUM_ACTIONS, STATIC, validate_actions
 from relic.camera import CameraPath, CameraPose, continue_path
 from relic.memory.backends import make_memory
-from relic.memory.kv_cache import MemorySnapshot
+from relic.memory.entries import MemorySnapshot
 from relic.model.conditioning import camera_conditioning
 from relic.model.transformer import TextKV
 from relic.pictures import fit_picture, frames_to_tensor, tensor_to_frames

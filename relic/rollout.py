@@ -15,7 +15,8 @@ from torch import Tensor
 
 from relic.config import SamplerConfig
 from relic.flow_matching import add_noise, euler_step, sampling_sigmas, x0_from_velocity
-from relic.memory.kv_cache import KVMemory, MemoryContext
+from relic.memory.context import MemoryContext
+from relic.memory.kv_cache import KVMemory
 from relic.model.conditioning import CameraConditioning
 from relic.model.transformer import Control, RelicTransformer, TextKV
 
@@ -43,7 +44,7 @@ def denoise_block(
     Returns:
         `(B, C, F, h, w)` clean latents.
     """
-    context = MemoryContext(memory.view(), model.config, noise.shape[2])
+    context = MemoryContext(memory, model.config, noise.shape[2])
     sigmas = sampling_sigmas(sampler.steps, sampler.shift).to(noise)
     x = noise
     for sigma, next_sigma in itertools.pairwise(sigmas):
@@ -66,7 +67,7 @@ def commit_block(
     sigma: float = 0.0,
 ) -> None:
     """Write a block of clean latents `(B, C, F, h, w)` into memory (one pass, noise level `sigma`)."""
-    context = MemoryContext(memory.view(), model.config, latents.shape[2])
+    context = MemoryContext(memory, model.config, latents.shape[2])
     level = latents.new_full((latents.shape[0], latents.shape[2]), sigma)
     model(latents, level, control, text, context)
     memory.append(*context.own_kv)

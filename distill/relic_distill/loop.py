@@ -319,7 +319,7 @@ def _stop_signals() -> Iterator[list[int]]:
 
     def note(number: int, frame: FrameType | None) -> None:
         caught.append(number)
-        signal.signal(number, before[number])
+        signal.signal(number, before[signal.Signals(number)])
 
     in_main_thread = threading.current_thread() is threading.main_thread()  # elsewhere Python forbids handlers
     numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()

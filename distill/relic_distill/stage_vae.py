@@ -16,14 +16,14 @@ from typing import Any, Literal
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from relic_data.clips import ClipDataset
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
 from relic.checkpoint import load_checkpoint, save_checkpoint, sha256_of
 from relic.config import from_json, to_json
 from relic.vae.config import TEMPORAL_FACTOR, VaeConfig
 from relic.vae.tiny_vae import TinyVae
+from relic_data.clips import ClipDataset
 from relic_distill.ema import Ema
 from relic_distill.images import contact_sheet, save_picture, to_uint8
 from relic_distill.loop import LoopConfig, step_generator, torch_generator, train
@@ -139,10 +139,10 @@ class VaeStage:
         self.config = config
         self.training, self.validation = training, validation
         torch.manual_seed(int(step_generator(config.seed, 0, 0).integers(2**62)))
-        self.vae = self._initial_vae().to(memory_format=torch.channels_last)
-        self.modules = {"vae": self.vae}
-        self.averages = {"vae": Ema(self.vae, config.ema_decay)}
-        self.optimizers = self._optimizers()
+        self.vae = self._initial_vae()
+        self.modules: Mapping[str, nn.Module] = {"vae": self.vae}
+        self.averages: Mapping[str, Ema] = {"vae": Ema(self.vae, config.ema_decay)}
+        self.optimizers: Mapping[str, Optimizer] = self._optimizers()
 
     def _initial_vae(self) -> TinyVae:
         if self.config.start_from is not None:
@@ -158,7 +158,8 @@ class VaeStage:
         return vae
 
     def _optimizers(self) -> Mapping[str, Optimizer]:
-        matrices, others = [], []
+        matrices: list[nn.Parameter] = []
+        others: list[nn.Parameter] = []
         for name, parameter in self.vae.named_parameters():
             if parameter.requires_grad:
                 inside = parameter.ndim == 2 and ".linear." not in name and ".head." not in name
@@ -195,7 +196,7 @@ class VaeStage:
         penalty = (mean.square() + variance - 1 - variance.clamp(min=1e-6).log()).mean()
         if not config.decoder_only:
             loss = loss + config.latent_weight * penalty
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         return {
             "loss": loss.item(),
             "psnr": float(10.0 * torch.log10(4.0 / squared.detach())),

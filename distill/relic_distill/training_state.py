@@ -121,9 +121,9 @@ class CheckpointFolder:
         try:
             save_checkpoint(path, tensors, config, {"progress": json.dumps(asdict(progress))})
         except (OSError, SafetensorError) as error:
-            last = self.paths()[-1:] or ["none"]
+            last = next(reversed(self.paths()), None)
             raise RuntimeError(
-                f"cannot write {path}: {error}; the last good checkpoint is {last[0]}: make room and run again"
+                f"cannot write {path}: {error}; the last good checkpoint is {last}: make room and run again"
             ) from error
         for old in self.paths()[: -self.keep]:
             old.unlink()

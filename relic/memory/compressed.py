@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from relic.memory.compression import frame_factor
-from relic.memory.kv_cache import FrameEntry, KVMemory
+from relic.memory.entries import FrameEntry
+from relic.memory.kv_cache import KVMemory
 
 
 class CompressedMemory(KVMemory):

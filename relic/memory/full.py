@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from relic.memory.kv_cache import FrameEntry, KVMemory
+from relic.memory.entries import FrameEntry
+from relic.memory.kv_cache import KVMemory
 
 
 class FullMemory(KVMemory):

@@ -9,60 +9,13 @@ Axes: N layers, B batch, F latent frames, L tokens of an entry, K memory tokens,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 
-import torch
 from torch import Tensor
 
 from relic.config import MemoryConfig, ModelConfig
-from relic.memory.compression import pool_tokens, pooled_positions
-from relic.model.attention import scaled_dot_product
-from relic.model.rope import grid_positions, rotate, rotation
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameEntry:
-    """What memory keeps of one latent frame.
-
-    Attributes:
-        frame: index of the latent frame in the rollout.
-        factor: per-side pooling factor of the tokens.
-        k: `(N, B, L, H, D)`, before RoPE.
-        v: `(N, B, L, H, D)`.
-    """
-
-    frame: int
-    factor: int
-    k: Tensor
-    v: Tensor
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of keys and values."""
-        return self.k.nbytes + self.v.nbytes
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemorySnapshot:
-    """A memory's state at one moment; shares tensors with the memory it came from."""
-
-    entries: tuple[FrameEntry, ...]
-    num_frames: int
-
-
-@dataclass(frozen=True, kw_only=True)
-class MemoryView:
-    """Memory as the next block reads it: rotated keys, and where the block stands.
-
-    Attributes:
-        k: `(N, B, K, H, D)` after RoPE, or None when nothing was committed yet.
-        v: `(N, B, K, H, D)`.
-        next_frame: latent-frame index of the block that reads.
-    """
-
-    k: Tensor | None
-    v: Tensor | None
-    next_frame: int
+from relic.memory.compression import pool_tokens
+from relic.memory.entries import FrameEntry, MemorySnapshot, MemoryView
+from relic.memory.read_buffer import ReadBuffer
 
 
 class KVMemory(ABC):
@@ -71,7 +24,7 @@ class KVMemory(ABC):
     def __init__(self, memory: MemoryConfig, model: ModelConfig) -> None:
         self.config = memory
         self.model_config = model
-        self._space = grid_positions(model.grid)
+        self._buffer = ReadBuffer(memory, model)
         self._entries: tuple[FrameEntry, ...] = ()
         self._num_frames = 0
         self._view: MemoryView | None = None
@@ -88,7 +41,7 @@ class KVMemory(ABC):
     @property
     def num_tokens(self) -> int:
         """Tokens that a block attends to."""
-        return sum(entry.k.shape[2] for entry in self._entries)
+        return sum(entry.num_tokens for entry in self._entries)
 
     @property
     def nbytes(self) -> int:
@@ -116,30 +69,19 @@ class KVMemory(ABC):
         self._entries = self._bounded(self.settle(self._entries + fresh, self._num_frames))
         self._view = None
 
-    def view(self) -> MemoryView:
-        """Memory for the next block, keys rotated to their frames' places; made once a block.
+    def view(self, own_tokens: int) -> MemoryView:
+        """Memory for the next block, keys rotated to their frames' places.
 
-        A frame older than `max_age` stands at `max_age`, so that rollouts may be longer than the training's.
+        A frame older than `max_age` stands at `max_age`, so that rollouts may be longer than the training's. The view
+        is made once a block and stays valid until the memory is written.
+
+        Args:
+            own_tokens: slots to reserve for the block's own tokens.
         """
-        if self._view is None:
-            self._view = self._read()
+        if self._view is None or self._view.own_tokens != own_tokens:
+            k, v = self._buffer.fill(self._entries, self._num_frames, own_tokens) if self._entries else (None, None)
+            self._view = MemoryView(k=k, v=v, own_tokens=own_tokens, next_frame=self._num_frames)
         return self._view
-
-    def _read(self) -> MemoryView:
-        if not self._entries:
-            return MemoryView(k=None, v=None, next_frame=self._num_frames)
-        oldest = self._num_frames - self.config.max_age
-        times, places = [], []
-        for entry in self._entries:
-            place = pooled_positions(self._space, self.model_config.grid, entry.factor)
-            times.append(place.new_full((len(place),), float(max(entry.frame, oldest))))
-            places.append(place)
-        turn = rotation(
-            torch.cat(times), torch.cat(places), self.model_config.head_dim, self.model_config.rope_theta
-        ).to(self._entries[0].k.device)
-        k = torch.cat([entry.k for entry in self._entries], dim=2)
-        v = torch.cat([entry.v for entry in self._entries], dim=2)
-        return MemoryView(k=rotate(k, turn), v=v, next_frame=self._num_frames)
 
     def snapshot(self) -> MemorySnapshot:
         """The state now; cheap, nothing is copied."""
@@ -158,32 +100,3 @@ class KVMemory(ABC):
     def _bounded(self, entries: tuple[FrameEntry, ...]) -> tuple[FrameEntry, ...]:
         surplus = len(entries) - self.config.max_frames
         return entries if surplus <= 0 else (entries[0], *entries[1 + surplus :])
-
-
-class MemoryContext:
-    """Attention of a block to a memory view and to itself; remembers the block's own keys and values."""
-
-    def __init__(self, view: MemoryView, model: ModelConfig, num_frames: int) -> None:
-        self._view = view
-        space = grid_positions(model.grid)
-        time = torch.arange(view.next_frame, view.next_frame + num_frames).repeat_interleave(len(space))
-        self._rotation = rotation(time, space.repeat(num_frames, 1), model.head_dim, model.rope_theta)
-        self._own: list[tuple[Tensor, Tensor]] = []
-
-    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """`q`, `k`, `v` `(B, F, L, H, D)` before RoPE; the block sees all memory and all of itself."""
-        if layer == 0:
-            self._own = []
-        self._own.append((k, v))
-        turn = self._rotation.to(q.device)
-        q_all, k_all, v_all = rotate(q.flatten(1, 2), turn), rotate(k.flatten(1, 2), turn), v.flatten(1, 2)
-        if self._view.k is not None and self._view.v is not None:
-            k_all = torch.cat([self._view.k[layer], k_all], dim=1)
-            v_all = torch.cat([self._view.v[layer], v_all], dim=1)
-        return scaled_dot_product(q_all, k_all, v_all).unflatten(1, q.shape[1:3])
-
-    @property
-    def own_kv(self) -> tuple[Tensor, Tensor]:
-        """Keys (before RoPE) and values of the last pass: `(N, B, F, L, H, D)` each."""
-        keys, values = zip(*self._own, strict=True)
-        return torch.stack(keys), torch.stack(values)

@@ -29,10 +29,10 @@ class VaeConfig:
 
     latent_channels: int = 16
     encoder_channels: tuple[int, int] = (96, 192)
-    encoder_blocks: tuple[int, int] = (3, 3)
+    encoder_blocks: tuple[int, int] = (2, 4)
     decoder_channels: tuple[int, int] = (128, 256)
-    decoder_blocks: tuple[int, int] = (6, 6)
-    expansion: int = 3
+    decoder_blocks: tuple[int, int] = (4, 6)
+    expansion: int = 2
     shift_fraction: float = 0.25
 
     def __post_init__(self) -> None:

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from relic.camera import Intrinsics
-from relic.config import COMPRESSION_SCHEDULE, MemoryConfig, ModelConfig, SamplerConfig
+from relic.config import COMPRESSION_SCHEDULE, MemoryConfig, MemoryPolicy, ModelConfig, SamplerConfig
 from relic.memory.backends import make_memory
 from relic.memory.compression import memory_tokens, pool_tokens, pooled_positions, pooling_matrix
 from relic.model.conditioning import CameraConditioning
@@ -59,9 +59,7 @@ def test_every_frame_is_kept_and_old_ones_are_pooled() -> None:
         (5, 1),
         (6, 1),
     ]
-    assert (
-        memory.num_tokens == memory_tokens(7, TINY.grid, config.schedule, 2) == 15 + 2 + 6 + 15 + 2 + 15 + 15
-    )
+    assert memory.num_tokens == memory_tokens(7, TINY.grid, config.schedule, 2) == 15 + 2 + 6 + 15 + 2 + 15 + 15
     assert memory.nbytes == 2 * 4 * TINY.num_layers * TINY.dim * memory.num_tokens
     torch.testing.assert_close(memory.entries[2].k, pool_tokens(k[:, :, 2], TINY.grid, 2))
     torch.testing.assert_close(memory.entries[1].v, pool_tokens(v[:, :, 1], TINY.grid, 4))
@@ -90,15 +88,14 @@ def test_restore_brings_back_the_view_and_snapshots_are_not_disturbed() -> None:
     memory = make_memory(MemoryConfig(window=2, schedule=(2,), max_frames=50), TINY)
     k, v = kv(6)
     memory.append(k[:, :, :3], v[:, :, :3])
-    before = memory.view()
+    before = memory.view(0).k.clone()
     snapshot = memory.snapshot()
     memory.append(k[:, :, 3:], v[:, :, 3:])
-    assert memory.view().next_frame == 6
+    assert memory.view(15).next_frame == 6
     memory.restore(snapshot)
-    after = memory.view()
+    after = memory.view(0)
     assert after.next_frame == 3
-    assert before.k is not None and after.k is not None  # noqa: PT018
-    assert torch.equal(before.k, after.k)
+    assert torch.equal(before, after.k)
 
 
 def test_ages_beyond_the_trained_horizon_are_clamped() -> None:
@@ -107,10 +104,29 @@ def test_ages_beyond_the_trained_horizon_are_clamped() -> None:
     k, v = kv(9)
     for memory in (near, far):
         memory.append(k, v)
-    clamped, exact = near.view().k, far.view().k
+    clamped, exact = near.view(0).k, far.view(0).k
     assert clamped is not None and exact is not None  # noqa: PT018
     same = (clamped - exact).abs().flatten(3).amax(dim=(0, 1, 3)).unflatten(0, (9, -1)).amax(1) == 0
-    assert same.tolist() == [False] * 4 + [True] * 5
+    window_first = [True, *[False] * 4, *[True] * 4]
+    assert same.tolist() == window_first
+
+
+@pytest.mark.parametrize("policy", ["compressed", "full", "window"])
+def test_reading_block_by_block_equals_reading_at_once(policy: MemoryPolicy) -> None:
+    config = MemoryConfig(policy=policy, window=3, schedule=(1, 4, 2), max_frames=12, max_age=6)
+    memory = make_memory(config, TINY)
+    k, v = kv(20)
+    for frame in range(20):
+        memory.append(k[:, :, frame : frame + 1], v[:, :, frame : frame + 1])
+        grown = memory.view(15)
+        fresh = make_memory(config, TINY)
+        fresh.restore(memory.snapshot())
+        anew = fresh.view(15)
+        assert grown.k is not None
+        assert grown.v is not None
+        assert grown.k.shape[2] == 15 + memory.num_tokens
+        assert torch.equal(grown.k[:, :, 15:], anew.k[:, :, 15:])
+        assert torch.equal(grown.v[:, :, 15:], anew.v[:, :, 15:])
 
 
 def lively(config: ModelConfig = TINY) -> RelicTransformer:

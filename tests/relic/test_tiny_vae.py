@@ -52,7 +52,7 @@ def test_streamed_decoding_equals_batch(pieces: tuple[int, ...]) -> None:
         frames, state = vae.decode_step(latents[:, :, start : start + piece], state)
         streamed.append(frames)
         start += piece
-    assert [piece.shape[2] for piece in streamed][0] == 1 + 4 * (pieces[0] - 1)
+    assert streamed[0].shape[2] == 1 + 4 * (pieces[0] - 1)
     torch.testing.assert_close(torch.cat(streamed, dim=2), vae.decode(latents), atol=1e-5, rtol=0)
 
 

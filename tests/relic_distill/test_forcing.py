@@ -4,7 +4,7 @@ import torch
 from relic.camera import Intrinsics
 from relic.config import MemoryConfig, MemoryPolicy, ModelConfig
 from relic.memory.backends import make_memory
-from relic.memory.kv_cache import MemoryContext
+from relic.memory.context import MemoryContext
 from relic.model.conditioning import CameraConditioning
 from relic.model.transformer import RelicTransformer
 from relic.rollout import commit_block
@@ -60,16 +60,14 @@ def test_one_pass_sees_what_play_sees(policy: MemoryPolicy, block_frames: int, p
     pass_latents = torch.cat([latents[:, :, :clean_count], noisy[:, :, 1:]], dim=2)
     pass_sigma = torch.cat([torch.zeros(2, clean_count), noise_level[:, 1:]], dim=1)
     assert index == [*range(clean_count), *range(1, num_frames)]
-    in_one_pass = model(
-        pass_latents, pass_sigma, model.encode_control(forcing.pass_camera(camera)), text, forcing
-    )
+    in_one_pass = model(pass_latents, pass_sigma, model.encode_control(forcing.pass_camera(camera)), text, forcing)
 
     memory = make_memory(memory_config, config)
     commit_block(model, memory, model.encode_control(camera[:1]), text, latents[:, :, :1])
     for start in range(1, num_frames, block_frames):
         block = slice(start, start + block_frames)
         control = model.encode_control(camera[block])
-        context = MemoryContext(memory.view(), config, block_frames)
+        context = MemoryContext(memory, config, block_frames)
         played = model(noisy[:, :, block], noise_level[:, block], control, text, context)
         expected = in_one_pass[:, :, clean_count + start - 1 : clean_count + start - 1 + block_frames]
         torch.testing.assert_close(played, expected, rtol=1e-4, atol=1e-4)

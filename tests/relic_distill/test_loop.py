@@ -10,12 +10,13 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
 from relic_distill.ema import Ema
 from relic_distill.loop import LoopConfig, lr_factor, step_generator, torch_generator, train
 from relic_distill.muon import Muon
 from relic_distill.training_state import CheckpointFolder, Progress
-from safetensors.torch import load_file, save_file
-from torch import nn
 
 SCRIPT = """
 import sys, time
@@ -23,8 +24,8 @@ from pathlib import Path
 from tests_loop_stage import LineStage
 from relic_distill.loop import LoopConfig, train
 stage = LineStage(pause=float(sys.argv[2]))
-outcome = train(stage, LoopConfig(steps=60, checkpoint_steps=7, log_every=5, warmup=4), Path(sys.argv[1]), progress_bar=False)
-print(outcome)
+config = LoopConfig(steps=60, checkpoint_steps=7, log_every=5, warmup=4)
+print(train(stage, config, Path(sys.argv[1]), progress_bar=False))
 """
 
 
@@ -193,7 +194,7 @@ def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr("relic.checkpoint.save_file", full)
-        with pytest.raises(RuntimeError, match="last good checkpoint is .*step-00000004.*make room"):
+        with pytest.raises(RuntimeError, match=r"last good checkpoint is .*step-00000004.*make room"):
             train(LineStage(), LoopConfig(steps=8), tmp_path, progress_bar=False)
     assert [path.name for path in (tmp_path / "checkpoint").iterdir()] == ["step-00000004.safetensors"]
     assert train(LineStage(), LoopConfig(steps=8), tmp_path, progress_bar=False) == "finished"
@@ -209,7 +210,7 @@ def test_a_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert found[0].step == 1
     assert not list(tmp_path.glob(".*.partial-*"))
     (tmp_path / "step-00000001.safetensors").write_bytes(b"")
-    with pytest.raises(ValueError, match="no checkpoint .* can be read"):
+    with pytest.raises(ValueError, match=r"no checkpoint .* can be read"):
         folder.load_latest()
 
 

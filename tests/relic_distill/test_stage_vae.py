@@ -7,6 +7,11 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+
+from relic.checkpoint import load_checkpoint
+from relic.config import from_json
+from relic.vae.config import VaeConfig
+from relic.vae.tiny_vae import TinyVae
 from relic_data.clips import HEIGHT, WIDTH
 from relic_distill.images import contact_sheet, to_uint8
 from relic_distill.loop import LoopConfig, train
@@ -20,11 +25,6 @@ from relic_distill.stage_vae import (
     train_vae,
 )
 from relic_distill.vae_init import calibrate_latents, start_from_principal_components
-
-from relic.checkpoint import load_checkpoint
-from relic.config import from_json
-from relic.vae.config import VaeConfig
-from relic.vae.tiny_vae import TinyVae
 
 
 def moving_texture(seed: int, frames: int = 29, height: int = 32, width: int = 48) -> NDArray[np.uint8]:
@@ -171,7 +171,7 @@ def write_clip(root: Path, name: str, seed: int, frames: int) -> None:
         intrinsics=np.array([83.138, 83.138, 80.0, 48.0]),
     )
     keys = ("captions", "split", "scene", "seed", "path_kind", "objects", "credits")
-    (folder / "clip.json").write_text(json.dumps(dict.fromkeys(keys, [])))
+    (folder / "clip.json").write_text(json.dumps({key: [] for key in keys}))
 
 
 def test_train_vae_reads_rendered_clips(tmp_path: Path) -> None:
@@ -199,7 +199,12 @@ def test_contact_sheet_lays_out_rows() -> None:
 
 @pytest.mark.parametrize(
     ("values", "message"),
-    [({"batch": 0}, "batch 0"), ({"window_frames": 8}, "1 \\+ 4k"), ({"lr": -1.0}, "lr -1.0"), ({"decoder_only": True}, "start_from")],
+    [
+        ({"batch": 0}, "batch 0"),
+        ({"window_frames": 8}, "1 \\+ 4k"),
+        ({"lr": -1.0}, "lr -1.0"),
+        ({"decoder_only": True}, "start_from"),
+    ],
 )
 def test_bad_settings_are_named(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):

@@ -1,0 +1,51 @@
+"""Named runs: functions that return a complete configuration."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+
+from relic.config import MemoryConfig, ModelConfig, RelicConfig, SamplerConfig, mini
+from relic.vae.config import VaeConfig
+from relic_distill.loop import LoopConfig
+from relic_distill.stage_causal import CausalTrainConfig, Phase
+from relic_distill.stage_vae import VaeTrainConfig
+
+
+def mini_vae(minutes: float) -> VaeTrainConfig:
+    """The mini world's video auto-encoder."""
+    return VaeTrainConfig(vae=mini().vae, loop=LoopConfig(minutes=minutes, warmup=50, checkpoint_minutes=5))
+
+
+def mini_causal(minutes: float) -> CausalTrainConfig:
+    """The mini world's first training; run lengths grow from 2.5 to 5, 10 and 20 seconds."""
+    return CausalTrainConfig(
+        world=mini(),
+        loop=LoopConfig(minutes=minutes, warmup=100, decay=0.4, checkpoint_minutes=8),
+        phases=(
+            Phase(until_step=1200, frames=9, batch=6),
+            Phase(until_step=6000, frames=21, batch=3),
+            Phase(until_step=12000, frames=41, batch=2),
+            Phase(until_step=24000, frames=81, batch=1),
+        ),
+    )
+
+
+def tiny_causal(steps: int) -> CausalTrainConfig:
+    """A causal run of seconds, for tests: the real stage at toy sizes."""
+    return CausalTrainConfig(
+        world=RelicConfig(
+            preset="tiny",
+            model=ModelConfig(dim=32, num_layers=2, num_heads=2, ffn_dim=64, text_tokens=4, freq_dim=16),
+            memory=MemoryConfig(window=2, max_frames=40),
+            vae=VaeConfig.tiny(),
+            sampler=SamplerConfig(steps=2),
+        ),
+        loop=LoopConfig(steps=steps, warmup=2, checkpoint_minutes=60, log_every=2),
+        phases=(Phase(until_step=steps, frames=4, batch=2),),
+        sample_runs=2,
+        sample_frames=11,
+    )
+
+
+CAUSAL_RECIPES: Mapping[str, Callable[[float], CausalTrainConfig]] = {"mini": mini_causal}
+VAE_RECIPES: Mapping[str, Callable[[float], VaeTrainConfig]] = {"mini": mini_vae}

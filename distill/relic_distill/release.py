@@ -1,0 +1,63 @@
+"""Trained checkpoints made into a weights folder that plays: bfloat16 tensors, manifest, provenance."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from relic.checkpoint import load_checkpoint, save_checkpoint
+from relic.weights import Manifest, write_manifest
+
+WORLD_FILE = "mini-world.safetensors"
+VAE_FILE = "mini-vae.safetensors"
+SIZE_LIMIT_BYTES = 40_000_000
+
+
+def release(world: Path, vae: Path, folder: Path, provenance: dict[str, Any]) -> Manifest:
+    """Write `mini-world.safetensors`, `mini-vae.safetensors` and `manifest.json`.
+
+    The world's tensors become bfloat16; the auto-encoder, which is small and paints the picture, stays as trained.
+    The folder's manifest is replaced last, so a stop in between leaves the old one with a digest that does not
+    match, never a wrong world that loads.
+
+    Args:
+        world: exported weights of the world model.
+        vae: exported weights of the auto-encoder it was trained on.
+        folder: where the weights go; created if absent.
+        provenance: free values for the manifest (recipe, data seed, hours, measured figures).
+
+    Raises:
+        ValueError: when a file would be larger than 40 MB.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    state, config = load_checkpoint(world)
+    size = sum(tensor.numel() * 2 for tensor in state.values())
+    if max(size, vae.stat().st_size) > SIZE_LIMIT_BYTES:
+        raise ValueError(f"{world} ({size} bytes as bfloat16) or {vae} is over {SIZE_LIMIT_BYTES} bytes")
+    save_checkpoint(folder / WORLD_FILE, {name: _half(tensor) for name, tensor in state.items()}, config)
+    shutil.copyfile(vae, folder / f".{VAE_FILE}.partial")
+    (folder / f".{VAE_FILE}.partial").replace(folder / VAE_FILE)
+    return write_manifest(folder, WORLD_FILE, VAE_FILE, {"git_commit": git_commit(), **provenance})
+
+
+def git_commit() -> str:
+    """The commit the code is at, or `unknown` outside a checkout."""
+    try:
+        found = subprocess.run(
+            ["git", "rev-parse", "HEAD"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return found.stdout.strip()
+
+
+def _half(tensor: Tensor) -> Tensor:
+    return tensor.bfloat16() if tensor.is_floating_point() else tensor

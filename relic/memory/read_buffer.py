@@ -1,0 +1,90 @@
+"""Rotated keys and values laid out so that a block reads its whole memory without copying it.
+
+The buffer holds `[own | tail | settled]`: slots for the block that reads, the frames that may still change (the
+window), and the frames that will not. Attention does not mind the order, so the tokens in use are always one slice.
+Settled frames are rotated once, when they settle; only those older than `max_age` turn again with every block.
+
+Axes: N layers, B batch, K tokens, H heads, D head width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from relic.config import MemoryConfig, ModelConfig
+from relic.memory.compression import pooled_positions
+from relic.memory.entries import FrameEntry
+from relic.model.rope import grid_positions, rotate, rotation
+
+_GROWTH_TOKENS = 1024
+
+
+class ReadBuffer:
+    """The reading side of one memory; starts anew whenever the entries are not a continuation of what it last saw."""
+
+    def __init__(self, memory: MemoryConfig, model: ModelConfig) -> None:
+        self._memory, self._model = memory, model
+        self._space = grid_positions(model.grid)
+        self._settled: list[FrameEntry] = []
+        self._times: list[int] = []
+        self._start = 0
+        self._k: Tensor | None = None
+        self._v: Tensor | None = None
+
+    def fill(self, entries: Sequence[FrameEntry], num_frames: int, own_tokens: int) -> tuple[Tensor, Tensor]:
+        """Bring the buffer up to date.
+
+        Args:
+            entries: all of memory, oldest first; at least one.
+            num_frames: latent frames committed, which is where the reading block stands.
+            own_tokens: slots to reserve at the front.
+
+        Returns:
+            Keys after RoPE and values, `(N, B, own_tokens + K, H, D)` each. They are slices of the buffer and stay
+            valid until the next call.
+        """
+        border = num_frames - self._memory.window
+        settled = [entry for entry in entries if entry.frame < border]
+        tail = [entry for entry in entries if entry.frame >= border]
+        start = own_tokens + _tokens(tail)
+        known = len(self._settled)
+        continues = known <= len(settled) and all(a is b for a, b in zip(self._settled, settled[:known], strict=True))
+        if start != self._start or not continues:
+            self._settled, self._times, self._start, known = [], [], start, 0
+        k, v = self._reserve(start + _tokens(settled), entries[0])
+        times = [max(entry.frame, num_frames - self._memory.max_age) for entry in settled]
+        moved = max((i + 1 for i, time in enumerate(self._times) if time != times[i]), default=0)
+        self._write(settled[:moved], times[:moved], start)
+        self._write(settled[known:], times[known:], start + _tokens(settled[:known]))
+        self._write(tail, [max(entry.frame, num_frames - self._memory.max_age) for entry in tail], own_tokens)
+        self._settled, self._times = settled, times
+        end = start + _tokens(settled)
+        return k[:, :, :end], v[:, :, :end]
+
+    def _reserve(self, tokens: int, like: FrameEntry) -> tuple[Tensor, Tensor]:
+        """Room for `tokens`; what is settled already is kept."""
+        if self._k is None or self._v is None or self._k.shape[2] < tokens or self._k.shape[1] != like.k.shape[1]:
+            shape = (*like.k.shape[:2], tokens + _GROWTH_TOKENS, *like.k.shape[3:])
+            grown_k, grown_v = like.k.new_empty(shape), like.v.new_empty(shape)
+            held = self._start + _tokens(self._settled)
+            if self._settled and self._k is not None and self._v is not None:
+                grown_k[:, :, :held], grown_v[:, :, :held] = self._k[:, :, :held], self._v[:, :, :held]
+            self._k, self._v = grown_k, grown_v
+        return self._k, self._v
+
+    def _write(self, entries: Sequence[FrameEntry], times: Sequence[int], offset: int) -> None:
+        if not entries or self._k is None or self._v is None:
+            return
+        places = [pooled_positions(self._space, self._model.grid, entry.factor) for entry in entries]
+        time = torch.cat([place.new_full((len(place),), float(t)) for place, t in zip(places, times, strict=True)])
+        turn = rotation(time, torch.cat(places), self._model.head_dim, self._model.rope_theta)
+        end = offset + _tokens(entries)
+        self._k[:, :, offset:end] = rotate(torch.cat([entry.k for entry in entries], dim=2), turn.to(self._k.device))
+        self._v[:, :, offset:end] = torch.cat([entry.v for entry in entries], dim=2)
+
+
+def _tokens(entries: Sequence[FrameEntry]) -> int:
+    return sum(entry.num_tokens for entry in entries)

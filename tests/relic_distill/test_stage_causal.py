@@ -1,0 +1,145 @@
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from relic.actions import ACTION_NAMES, STATIC
+from relic.camera import CameraPath, actions_from_poses, continue_path, integrate
+from relic.checkpoint import load_checkpoint, save_checkpoint
+from relic.config import to_json
+from relic.vae.config import VaeConfig
+from relic.vae.tiny_vae import TinyVae
+from relic.world import HashEncoder, World
+from relic_data.encode import LatentDataset, encode_dataset
+from relic_distill.clip_sampler import ClipSampler
+from relic_distill.loop import step_generator, train
+from relic_distill.recipes import mini_causal, tiny_causal
+from relic_distill.release import release
+from relic_distill.stage_causal import CausalStage, Phase, load_vae, split_parameters
+
+FRAMES = 45
+
+
+def some_path(frames: int) -> CameraPath:
+    actions = np.zeros((frames, 13))
+    actions[1:, ACTION_NAMES.index("dolly_in")] = 0.03
+    actions[1:, ACTION_NAMES.index("pan_left")] = 0.01 * np.arange(1, frames) / frames
+    return integrate(actions)
+
+
+def write_clip(root: Path, name: str) -> None:
+    folder = root / "clips" / name
+    folder.mkdir(parents=True)
+    coarse = np.random.default_rng(list(name.encode())).integers(0, 256, (FRAMES, 6, 10, 3), dtype=np.uint8)
+    np.save(folder / "frames.npy", coarse.repeat(16, axis=1).repeat(16, axis=2))
+    np.save(folder / "depth.npy", np.ones((FRAMES, 96, 160), np.float16))
+    path = some_path(FRAMES)
+    np.save(folder / "actions.npy", actions_from_poses(path).astype(np.float32))
+    np.savez(
+        folder / "poses.npz",
+        rotations_w2c=path.rotations_w2c,
+        positions=path.positions,
+        intrinsics=np.array([83.138, 83.138, 80.0, 48.0]),
+    )
+    (folder / "clip.json").write_text(json.dumps({"captions": ["a room"]}))
+
+
+@pytest.fixture(scope="module")
+def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    root = tmp_path_factory.mktemp("causal")
+    for name in ("train-s00002-c00", "train-s00003-c00", "validation-s00001-c00"):
+        write_clip(root / "data", name)
+    torch.manual_seed(0)
+    vae = TinyVae(VaeConfig.tiny())
+    save_checkpoint(root / "vae.safetensors", vae.state_dict(), to_json(vae.config))
+    encode_dataset(root / "data", root / "vae.safetensors", root / "latents", progress=False)
+    return root
+
+
+def stage(encoded: Path, steps: int = 4) -> CausalStage:
+    vae = load_vae(encoded / "vae.safetensors")
+    return CausalStage(tiny_causal(steps), encoded / "latents", vae, HashEncoder(4), None)
+
+
+def test_a_run_starts_with_its_own_picture_and_pose(encoded: Path) -> None:
+    dataset = LatentDataset(encoded / "latents", "train")
+    sampler = ClipSampler(dataset, HashEncoder(4), 4)
+    clip = dataset.get(0)
+    run = sampler.run(clip, 3, 5)
+    assert run.latents.shape == (1, 16, 5, 12, 20)
+    torch.testing.assert_close(run.latents[0, :, 0], clip.pictures[3].float())
+    torch.testing.assert_close(run.latents[0, :, 1:].transpose(0, 1), clip.latents[4:8].float())
+    assert run.camera.actions[0, 0, :, STATIC].tolist() == [1.0] * 4
+    torch.testing.assert_close(run.camera.positions[0, 0], torch.zeros(4, 3))
+    actions = run.camera.actions[0, 1:].reshape(16, 13).double().numpy()
+    path = continue_path(integrate(np.zeros((1, 13)))[0], actions)
+    np.testing.assert_allclose(run.camera.positions[0, 1:].reshape(16, 3), path.positions, atol=1e-5)
+    np.testing.assert_allclose(run.camera.rotations_w2c[0, 1:].reshape(16, 3, 3), path.rotations_w2c, atol=1e-5)
+
+
+def test_batches_are_addressed_by_step(encoded: Path) -> None:
+    sampler = ClipSampler(LatentDataset(encoded / "latents", "train"), HashEncoder(4), 4)
+    first, again, other = (sampler.draw(3, 4, step_generator(0, step)) for step in (7, 7, 8))
+    assert torch.equal(first.latents, again.latents)
+    assert torch.equal(first.camera.positions, again.camera.positions)
+    assert not torch.equal(first.latents, other.latents)
+    with pytest.raises(ValueError, match="no clip has 40 latent frames; the longest has 12"):
+        sampler.draw(1, 40, step_generator(0, 0))
+
+
+def test_an_interrupted_run_resumes_to_the_same_bits(encoded: Path, tmp_path: Path) -> None:
+    whole = stage(encoded)
+    train(whole, whole.config.loop, tmp_path / "whole", progress_bar=False)
+    for steps in (2, 4):
+        part = stage(encoded)
+        loop = dataclasses.replace(part.config.loop, steps=4, checkpoint_steps=2)
+        if steps == 2:
+            part.backward = stop_after(part, 2)  # type: ignore[method-assign]
+            with pytest.raises(KeyboardInterrupt):
+                train(part, loop, tmp_path / "parts", progress_bar=False)
+        else:
+            train(part, loop, tmp_path / "parts", progress_bar=False)
+    a, b = (load_checkpoint(tmp_path / name / "latest.safetensors")[0] for name in ("whole", "parts"))
+    assert a.keys() == b.keys()
+    assert all(torch.equal(a[name], b[name]) for name in a)
+
+
+def stop_after(part: CausalStage, steps: int):  # type: ignore[no-untyped-def]
+    original = part.backward
+
+    def backward(step: int) -> dict[str, float]:
+        if step >= steps:
+            raise KeyboardInterrupt
+        return original(step)
+
+    return backward
+
+
+def test_training_lowers_the_loss_and_the_release_plays(encoded: Path, tmp_path: Path) -> None:
+    trained = stage(encoded, steps=60)
+    before = trained.sample(tmp_path, 0)["neg_loss"]
+    train(trained, trained.config.loop, tmp_path / "run", progress_bar=False)
+    after = trained.sample(tmp_path, 60)["neg_loss"]
+    assert after > before + 0.05
+    release(tmp_path / "run" / "latest.safetensors", encoded / "vae.safetensors", tmp_path / "weights", {"recipe": "t"})
+    world = World.load(tmp_path / "weights")
+    for name, value in trained.averages["model"].state_dict().items():
+        torch.testing.assert_close(world.model.state_dict()[name], value.bfloat16().float())
+
+
+def test_only_block_matrices_go_to_muon(encoded: Path) -> None:
+    model = stage(encoded).model
+    matrices, others = split_parameters(model)
+    assert len(matrices) == model.config.num_layers * 10
+    assert len(matrices) + len(others) == len(list(model.parameters()))
+
+
+def test_recipes_are_complete_and_inconsistent_ones_are_refused() -> None:
+    assert mini_causal(60.0).world.model.dim == 320
+    with pytest.raises(ValueError, match="phases must be given in order"):
+        dataclasses.replace(
+            tiny_causal(4), phases=(Phase(until_step=9, frames=4, batch=1), Phase(until_step=3, frames=4, batch=1))
+        )
