@@ -54,7 +54,9 @@ class MiniLMEncoder:
     @torch.inference_mode()
     def _run(self, prompts: list[str]) -> list[Tensor]:
         from transformers import AutoModel, AutoTokenizer
+        from transformers.utils import logging
 
+        logging.disable_progress_bar()
         if self._loaded is None:
             tokenizer = AutoTokenizer.from_pretrained(str(self._model_dir), local_files_only=True)
             model = AutoModel.from_pretrained(str(self._model_dir), local_files_only=True).eval()

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from relic.checkpoint import sha256_of
+from relic.json_files import write_json
 
 MANIFEST = "manifest.json"
 
@@ -73,13 +74,11 @@ def write_manifest(folder: Path, world: str, vae: str, provenance: dict[str, Any
         sha256={name: sha256_of(folder / name) for name in (world, vae)},
         provenance=provenance,
     )
-    partial = folder / f".{MANIFEST}.partial"
     values = {
         "world": manifest.world,
         "vae": manifest.vae,
         "sha256": manifest.sha256,
         "provenance": manifest.provenance,
     }
-    partial.write_text(json.dumps(values, indent=2) + "\n")
-    os.replace(partial, folder / MANIFEST)
+    write_json(folder / MANIFEST, values)
     return manifest

@@ -6,10 +6,8 @@ Axes: T pixel frames, L latent frames, C latent channels, h w latent cells.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -20,6 +18,7 @@ from tqdm import tqdm
 from relic.camera import CameraPath, actions_from_poses
 from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint, sha256_of
 from relic.config import from_json
+from relic.json_files import write_json
 from relic.pictures import frames_to_tensor
 from relic.vae.config import TEMPORAL_FACTOR, VaeConfig
 from relic.vae.tiny_vae import TinyVae
@@ -97,7 +96,7 @@ def encode_dataset(
     digest = sha256_of(vae_checkpoint)
     _check_same_vae(out, digest)
     (out / "latents").mkdir(parents=True, exist_ok=True)
-    _write_json(out / MANIFEST, {"vae_sha256": digest, "seed": seed, "palindromes": palindromes})
+    write_json(out / MANIFEST, {"vae_sha256": digest, "seed": seed, "palindromes": palindromes})
     for number, clip in enumerate(tqdm(ClipDataset(data, validate=False), desc="encode", disable=not progress)):
         for version in range(1 + (palindromes if clip.name.startswith("train-") else 0)):
             target = out / "latents" / f"{clip.name}-v{version}.safetensors"
@@ -178,9 +177,3 @@ def _check_same_vae(out: Path, digest: str) -> None:
     manifest = out / MANIFEST
     if manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8"))["vae_sha256"] != digest:
         raise ValueError(f"{out} was encoded with another VAE: choose an empty folder")
-
-
-def _write_json(path: Path, values: dict[str, Any]) -> None:
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
-    partial.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-    os.replace(partial, path)

@@ -12,21 +12,24 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from relic_data.clips import Clip
 from tqdm import tqdm
 
 from relic.camera import CameraPath, actions_from_poses
 from relic.config import MemoryPolicy
-from relic.memory.backends import make_memory
+from relic.json_files import write_json
+from relic.memory.backends import POLICIES, make_memory
 from relic.model.conditioning import camera_conditioning, stack_conditioning
 from relic.pictures import frames_to_tensor, tensor_to_frames
 from relic.rollout import rollout
 from relic.world import World
+from relic_data.clips import Clip, ClipDataset, clip_frames
 from relic_distill.covisible import covisible_mask, psnr
+from relic_distill.images import contact_sheet, save_picture
 
 Frames = NDArray[np.uint8]
 
@@ -48,6 +51,40 @@ class Case:
     frames: Frames
     depth: NDArray[np.floating]
     path: CameraPath
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class EvalConfig:
+    """What `relic eval` measures.
+
+    Attributes:
+        split: scenes to score on.
+        clips: clips at most.
+        seconds: length of the rollouts.
+        moments: when to score, seconds, none after the end.
+        policies: memory policies to compare.
+        steps: denoising steps; None for the world's own number.
+        batch: clips rolled out together.
+        seed: of the noise.
+    """
+
+    split: str = "test"
+    clips: int = 64
+    seconds: float = 5.0
+    moments: tuple[float, ...] = (1.0, 2.0, 5.0)
+    policies: tuple[MemoryPolicy, ...] = ("compressed", "window")
+    steps: int | None = None
+    batch: int = 8
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.clips < 1 or self.batch < 1:
+            raise ValueError(f"clips {self.clips} and batch {self.batch} must be at least 1")
+        if not self.moments or min(self.moments) < 0.25 or max(self.moments) > self.seconds:
+            raise ValueError(f"moments {self.moments} must lie between 0.25 and {self.seconds} seconds")
+        unknown = set(self.policies) - set(POLICIES)
+        if unknown:
+            raise ValueError(f"unknown memory policies {sorted(unknown)}: choose from {sorted(POLICIES)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,6 +201,55 @@ def evaluate(
         )
         for label, scores in rows.items()
     ]
+
+
+def evaluate_world(config: EvalConfig, data: Path, weights: Path | None, out: Path | None) -> str:
+    """Score a weights folder on held-out clips, on their own paths and out and back.
+
+    Args:
+        config: what to measure.
+        data: folder written by `relic data render`.
+        weights: weights folder; None for the shipped one.
+        out: JSON file for the scores; a contact sheet of the first cases goes beside it.
+
+    Returns:
+        A table in Markdown.
+
+    Raises:
+        ValueError: when the split is empty or its clips are too short.
+    """
+    world = World.load(weights)
+    if config.steps is not None:
+        sampler = dataclasses.replace(world.config.sampler, steps=config.steps)
+        world = World(dataclasses.replace(world.config, sampler=sampler), world.model, world.vae, world.text_encoder)
+    clips = list(ClipDataset(data, config.split, validate=False))[: config.clips]
+    if not clips:
+        raise ValueError(f"{data} has no clips of split {config.split!r}: render scenes up to a multiple of 20")
+    frames = clip_frames(config.seconds)
+    lines = [f"| path | shown | {' | '.join(f'{moment:g} s' for moment in config.moments)} | clips |"]
+    lines.append("|---" * (3 + len(config.moments)) + "|")
+    results = []
+    for kind, make in (("forward", forward_case), ("out and back", out_and_back_case)):
+        cases = [make(clip, frames) for clip in clips]
+        for number, policy in enumerate(config.policies):
+            scores = evaluate(with_memory(world, policy), cases, config.moments, batch=config.batch, seed=config.seed)
+            for score in scores if number == 0 else scores[:1]:
+                lines.append(f"| {kind} | {score.label} | {_row(score.psnr)} | {score.cases} |")
+                results.append({"path": kind, **dataclasses.asdict(score)})
+        if out is not None:
+            shown = roll_out(world, cases[:6], config.seed)
+            step = max(1, (frames - 1) // 8)
+            rows = [
+                list(film[::step]) for pair in zip(cases, shown, strict=False) for film in (pair[0].frames, pair[1])
+            ]
+            save_picture(out.with_name(f"{out.stem}-{kind.replace(' ', '-')}.png"), contact_sheet(rows))
+    if out is not None:
+        write_json(out, {"config": dataclasses.asdict(config), "scores": results})
+    return "\n".join(lines)
+
+
+def _row(values: Sequence[float]) -> str:
+    return " | ".join(f"{value:.2f}" for value in values)
 
 
 def _batches(cases: Sequence[Case], size: int) -> Iterator[Sequence[Case]]:

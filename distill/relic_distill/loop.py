@@ -29,6 +29,7 @@ from torch.optim import Optimizer
 from tqdm import tqdm
 
 from relic_distill.ema import Ema
+from relic_distill.process import keep_freed_memory
 from relic_distill.training_state import CheckpointFolder, Progress, collect_tensors, restore_tensors
 
 _TIMED_STEPS = 10
@@ -142,6 +143,7 @@ def train(
         ValueError: when `out` holds a run of another configuration.
         RuntimeError: when losses stay not finite, or a checkpoint cannot be written; the last good checkpoint stays.
     """
+    keep_freed_memory()
     return _Run(stage, config, out, progress_bar).run()
 
 

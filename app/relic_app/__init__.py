@@ -1,0 +1,1 @@
+"""The `relic` command line, the browser page and its server."""

@@ -1,0 +1,88 @@
+"""The subcommands of `relic`, one table; each command lives in a module of its own.
+
+A command's module offers `add_arguments(parser)` and `run(options) -> exit status`, and imports heavy
+packages only inside `run`. To add a command, write the module and add its line to `COMMANDS`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+from dataclasses import dataclass
+from typing import Final, Protocol, cast
+
+
+class CommandModule(Protocol):
+    """What a command's module offers."""
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Declare the command's options."""
+
+    def run(self, options: argparse.Namespace) -> int:
+        """Do the work and return the exit status; ValueError and OSError are told as one line."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Command:
+    """One line of the table: a command, or a group of commands.
+
+    Attributes:
+        name: the word on the command line.
+        summary: one line for `--help`.
+        module: dotted name of the module that implements it; empty for a group.
+        children: the group's commands.
+    """
+
+    name: str
+    summary: str
+    module: str = ""
+    children: tuple[Command, ...] = ()
+
+    def load(self) -> CommandModule:
+        """Import the command's module."""
+        return cast("CommandModule", importlib.import_module(self.module))
+
+
+COMMANDS: Final = (
+    Command(name="play", summary="walk through a picture in the browser", module="relic_app.commands.play"),
+    Command(
+        name="rollout",
+        summary="play an action script without a browser and write a video",
+        module="relic_app.commands.rollout",
+    ),
+    Command(
+        name="data",
+        summary="make training data",
+        children=(
+            Command(
+                name="render",
+                summary="render clips of furnished rooms",
+                module="relic_app.commands.data_render",
+            ),
+            Command(
+                name="encode",
+                summary="encode rendered clips to latents",
+                module="relic_app.commands.data_encode",
+            ),
+        ),
+    ),
+    Command(
+        name="distill",
+        summary="train the world",
+        children=(
+            Command(name="vae", summary="train the tiny video VAE", module="relic_app.commands.distill_vae"),
+            Command(
+                name="causal",
+                summary="train the causal world model",
+                module="relic_app.commands.distill_causal",
+            ),
+            Command(
+                name="status",
+                summary="tell how far training runs are",
+                module="relic_app.commands.distill_status",
+            ),
+        ),
+    ),
+    Command(name="eval", summary="score a world on held-out scenes", module="relic_app.commands.eval"),
+    Command(name="doctor", summary="check that this machine can play", module="relic_app.commands.doctor"),
+)

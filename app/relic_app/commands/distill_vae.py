@@ -1,0 +1,39 @@
+"""`relic distill vae`: train the tiny video VAE."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `relic distill vae`."""
+    parser.add_argument("--data", type=Path, required=True, help="folder that `relic data render` wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; the same call goes on in it")
+    parser.add_argument("--minutes", type=float, default=45.0, help="training time")
+    parser.add_argument("--steps", type=int, default=0, help="optimiser steps instead of --minutes")
+    parser.add_argument("--batch", type=int, default=4, help="windows a step")
+    parser.add_argument("--start-from", type=Path, help="VAE weights to go on from")
+    parser.add_argument("--decoder-only", action="store_true", help="keep the encoder of --start-from")
+    parser.add_argument("--seed", type=int, default=0, help="seed of windows, noise and first weights")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, or go on training; SIGINT and SIGTERM save a checkpoint first.
+
+    Raises:
+        ValueError: a bad number, no training clips, or a folder with a run of another configuration.
+    """
+    from relic_distill.loop import LoopConfig
+    from relic_distill.stage_vae import VaeTrainConfig, train_vae
+
+    config = VaeTrainConfig(
+        loop=LoopConfig(minutes=options.minutes, steps=options.steps),
+        batch=options.batch,
+        start_from=options.start_from,
+        decoder_only=options.decoder_only,
+        seed=options.seed,
+    )
+    return 0 if train_vae(config, options.data, options.out) == "finished" else INTERRUPTED

@@ -1,0 +1,125 @@
+"""`relic play`: serve the page and walk through a picture in the browser."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import os
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from fastapi import FastAPI
+
+    from relic.world import World
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `relic play`."""
+    parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
+    parser.add_argument("--port", type=int, help="port to listen on (default: 7860 or the next free one)")
+    parser.add_argument("--sessions", type=int, default=2, help="players at once; others are told to wait")
+    parser.add_argument("--threads", type=int, help="CPU threads for the world (default: all cores)")
+    parser.add_argument("--weights", type=Path, help="weights folder (default: $RELIC_WEIGHTS or weights/)")
+    parser.add_argument("--open", action="store_true", help="open the page in the browser")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Serve until interrupted.
+
+    Raises:
+        ValueError: the port is taken, a bad number, or a weights folder that is no world.
+        FileNotFoundError: no weights.
+    """
+    if options.threads is not None and options.threads < 1:
+        raise ValueError(f"--threads is {options.threads}: give at least 1")
+    if options.sessions < 1:
+        raise ValueError(f"--sessions is {options.sessions}: give at least 1")
+    # Read when the packages are first imported: idle threads must sleep, not spin, beside a busy browser.
+    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+
+    from relic.weights import default_weights_dir, read_manifest
+    from relic_app.server import bind
+
+    weights = options.weights or default_weights_dir()
+    read_manifest(weights, verify=False)
+    listener = bind(options.host, options.port)
+    host, port = listener.getsockname()[:2]
+    url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    with tempfile.TemporaryDirectory(prefix="relic-recordings-") as recordings:
+        app = build_app(
+            load=lambda report: load_world(weights, options.threads, report),
+            weights=weights,
+            sessions=options.sessions,
+            recordings=Path(recordings),
+        )
+        print(f"RELIC: {url}  (Ctrl+C stops)", flush=True)
+        if options.open:
+            import webbrowser
+
+            webbrowser.open(url)
+        _serve(app, listener)
+    return 0
+
+
+def load_world(weights: Path, threads: int | None, report: Callable[[str, float], None]) -> World:
+    """Load the world in the calling thread, telling `report` what is being done."""
+    report("waking the network", 0.1)
+    import torch
+
+    from relic.world import World
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    report("remembering what rooms look like", 0.4)
+    return World.load(weights)
+
+
+def build_app(
+    *, load: Callable[[Callable[[str, float], None]], World], weights: Path, sessions: int, recordings: Path
+) -> FastAPI:
+    """Put the server together, page included; the world is loaded once the app has started.
+
+    Args:
+        load: loads the world, in the worker's thread.
+        weights: weights folder, for its gallery.
+        sessions: players at once.
+        recordings: folder for finished recordings.
+    """
+    from relic_app.connection import Services
+    from relic_app.gallery import Gallery
+    from relic_app.page import mount_page
+    from relic_app.server import create_api
+    from relic_app.sessions import SessionManager, WorldHost
+    from relic_app.uploads import UploadStore
+    from relic_app.worker import Worker
+
+    services = Services(
+        manager=SessionManager(WorldHost(Worker(), load), sessions),
+        gallery=Gallery.load(weights),
+        uploads=UploadStore(),
+        recordings=recordings,
+    )
+    return mount_page(create_api(services))
+
+
+def _serve(app: FastAPI, listener: object) -> None:
+    import uvicorn
+
+    config = uvicorn.Config(
+        app,
+        log_level="warning",
+        ws_per_message_deflate=False,
+        ws_max_size=65_536,
+        ws_ping_interval=10.0,
+        ws_ping_timeout=10.0,
+        timeout_graceful_shutdown=2,
+    )
+    with contextlib.suppress(KeyboardInterrupt):  # Ctrl+C is how playing ends
+        uvicorn.Server(config).run(sockets=[listener])

@@ -1,0 +1,90 @@
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from relic_data.clips import Clip, ClipDataset
+from relic_distill.evaluate import evaluate, forward_case, out_and_back_case, reconstruct, roll_out, with_memory
+
+from relic.actions import ACTION_NAMES
+from relic.camera import CameraPath, actions_from_poses, integrate
+from relic.engine import WorldEngine
+from relic.world import World
+
+FRAMES = 33
+
+
+def walk(frames: int) -> CameraPath:
+    actions = np.zeros((frames, 13))
+    actions[1:, ACTION_NAMES.index("truck_right")] = 0.02
+    return integrate(actions)
+
+
+@pytest.fixture(scope="module")
+def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+    """A camera that trucks along a flat coloured wall two metres away."""
+    root = tmp_path_factory.mktemp("wall")
+    folder = root / "clips" / "test-s00000-c00"
+    folder.mkdir(parents=True)
+    wall = np.random.default_rng(0).integers(0, 256, (6, 40, 3), dtype=np.uint8).repeat(16, axis=0).repeat(16, axis=1)
+    shift = 83.138 * 0.02 / 2.0
+    np.save(
+        folder / "frames.npy",
+        np.stack([wall[:, round(i * shift) : round(i * shift) + 160] for i in range(FRAMES)]),
+    )
+    np.save(folder / "depth.npy", np.full((FRAMES, 96, 160), 2.0, np.float16))
+    path = walk(FRAMES)
+    np.save(folder / "actions.npy", actions_from_poses(path).astype(np.float32))
+    np.savez(
+        folder / "poses.npz",
+        rotations_w2c=path.rotations_w2c,
+        positions=path.positions,
+        intrinsics=np.array([83.138, 83.138, 80.0, 48.0]),
+    )
+    (folder / "clip.json").write_text(json.dumps({"captions": ["a wall"]}))
+    return next(iter(ClipDataset(root, "test", validate=False)))
+
+
+def test_an_out_and_back_case_ends_where_it_began(clip: Clip) -> None:
+    case = out_and_back_case(clip, 33)
+    assert len(case.path) == 33
+    np.testing.assert_array_equal(case.frames[0], case.frames[-1])
+    np.testing.assert_array_equal(case.frames[16], clip.frames[16])
+    np.testing.assert_allclose(case.path.positions[-1], 0, atol=1e-12)
+    assert np.abs(case.path.positions[16]).max() == pytest.approx(16 * 0.02)
+    with pytest.raises(ValueError, match="has 33 frames, 41 are needed"):
+        forward_case(clip, 41)
+
+
+def test_batched_rollouts_are_the_engines(clip: Clip) -> None:
+    world = World.tiny(seed=1)
+    case = forward_case(clip, 9)
+    film = roll_out(world, [case, case], seed=0)
+    assert film.shape == (2, 9, 96, 160, 3)
+    engine = WorldEngine(world)
+    first = engine.start(case.frames[0], case.prompt, seed=0)
+    assert np.abs(film[0, 0].astype(int) - first[0]).max() <= 1
+    poses = [engine.step(actions_from_poses(case.path)[1 + 4 * i : 5 + 4 * i]).poses for i in range(2)]
+    np.testing.assert_allclose(np.concatenate([p.positions for p in poses]), case.path.positions[1:], atol=1e-9)
+
+
+def test_scores_say_what_was_shown(clip: Clip) -> None:
+    world = World.tiny(seed=1)
+    case = forward_case(clip, 33)
+    scores = {score.label: score for score in evaluate(world, [case], (0.5, 2.0), batch=1)}
+    assert set(scores) == {"world (compressed)", "vae", "frozen"}
+    frozen = scores["frozen"]
+    assert frozen.cases == 1
+    assert frozen.seconds == (0.5, 2.0)
+    truth, shown = case.frames[29:33].astype(float), case.frames[0].astype(float)
+    everything = 10 * np.log10(255**2 / ((truth - shown) ** 2).mean())
+    assert frozen.psnr[1] == pytest.approx(everything, abs=1.0)
+    rebuilt = reconstruct(world, [case])[0]
+    assert rebuilt.shape == case.frames.shape
+
+
+def test_memory_policy_is_swapped_and_weights_are_shared() -> None:
+    world = World.tiny(seed=1)
+    other = with_memory(world, "window")
+    assert other.config.memory.policy == "window"
+    assert other.model is world.model
