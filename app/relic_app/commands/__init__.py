@@ -84,5 +84,13 @@ COMMANDS: Final = (
         ),
     ),
     Command(name="eval", summary="score a world on held-out scenes", module="relic_app.commands.eval"),
+    Command(
+        name="bench",
+        summary="measure speed on this machine",
+        children=(
+            Command(name="block", summary="time of a block as history grows", module="relic_app.commands.bench_block"),
+            Command(name="page", summary="frame rate and latency in a browser", module="relic_app.commands.bench_page"),
+        ),
+    ),
     Command(name="doctor", summary="check that this machine can play", module="relic_app.commands.doctor"),
 )

@@ -1,0 +1,1 @@
+"""Scenes and captures turned into labelled, encoded training data."""
