@@ -5,6 +5,7 @@ and the command that mends it. With RELIC_REQUIRE_ALL=1, as in CI, a missing sys
 """
 
 import importlib.util
+import json
 import os
 import random
 import shutil
@@ -13,6 +14,7 @@ import sys
 from collections.abc import Callable, Iterator
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 # These are read once, when torch, transformers and gradio are first imported.
 os.environ.setdefault("OMP_WAIT_POLICY", "passive")
@@ -162,3 +164,29 @@ def poisoned_memory() -> Iterator[None]:
     yield
     torch.use_deterministic_algorithms(before[0], warn_only=before[1])
     flags.fill_uninitialized_memory = before[2]
+
+
+ClipWriter = Callable[[Path, str, np.ndarray, Any, list[str]], None]
+
+
+@pytest.fixture(scope="session")
+def write_clip() -> ClipWriter:
+    """Write a clip folder as `relic_data.render` does: under `root`, by name, from frames, path and captions."""
+    from relic.camera import actions_from_poses
+
+    def write(root: Path, name: str, frames: np.ndarray, path: Any, captions: list[str]) -> None:
+        folder = root / "clips" / name
+        folder.mkdir(parents=True)
+        np.save(folder / "frames.npy", frames)
+        np.save(folder / "depth.npy", np.full(frames.shape[:3], 2.0, np.float16))
+        np.save(folder / "actions.npy", actions_from_poses(path).astype(np.float32))
+        np.savez(
+            folder / "poses.npz",
+            rotations_w2c=path.rotations_w2c,
+            positions=path.positions,
+            intrinsics=np.array([83.138, 83.138, 80.0, 48.0]),
+        )
+        values = dict.fromkeys(("split", "scene", "seed", "path_kind", "objects", "credits"), "")
+        (folder / "clip.json").write_text(json.dumps({**values, "captions": captions}))
+
+    return write

@@ -95,12 +95,12 @@ class Filmer:
         """
         missing = [k for k in range(job.clip_count) if not is_complete(job.clips / clip_name(job.scene, k))]
         start = time.monotonic()
-        stage = self._stage(job, 0)
+        stage = self.stage(job, 0)
         for k in missing:
             for variant in range(VARIANTS):
                 rng = scene_rng(job.seed, job.scene, 100 + k + 10_000 * variant)
                 if stage.variant != variant:
-                    stage = self._stage(job, variant)
+                    stage = self.stage(job, variant)
                 try:
                     planned = stage.planner.plan(rng, job.frames)
                 except PathError:
@@ -112,7 +112,8 @@ class Filmer:
                 break
         return Done(scene=job.scene, frames=len(missing) * job.frames, seconds=time.monotonic() - start)
 
-    def _stage(self, job: Job, variant: int) -> Stage:
+    def stage(self, job: Job, variant: int) -> Stage:
+        """Build, light and expose a variant of the job's scene, and load it into the renderer."""
         scene = build_scene(job.seed, job.scene, variant)
         planner = PathPlanner(scene, ViewProbe(scene))
         self.renderer.load(scene, bake(scene))

@@ -1,4 +1,5 @@
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,13 +8,12 @@ import torch
 from torch import Tensor
 
 from relic.actions import ACTION_NAMES
-from relic.camera import CameraPath, actions_from_poses, integrate
+from relic.camera import CameraPath, integrate
 from relic.checkpoint import save_checkpoint, sha256_of
 from relic.config import to_json
 from relic.pictures import frames_to_tensor
 from relic.vae.config import VaeConfig
 from relic.vae.tiny_vae import TinyVae
-from relic_data.clips import HEIGHT, WIDTH
 from relic_data.encode import LatentDataset, encode_dataset, palindrome
 
 FRAMES, LATENTS = 89, 23
@@ -27,23 +27,9 @@ def path_of(frames: int) -> CameraPath:
     return integrate(actions)
 
 
-def write_clip(root: Path, name: str) -> None:
-    folder = root / "clips" / name
-    folder.mkdir(parents=True)
-    rng = np.random.default_rng(list(name.encode()))
-    coarse = rng.integers(0, 256, (FRAMES, HEIGHT // 16, WIDTH // 16, 3), dtype=np.uint8)
-    np.save(folder / "frames.npy", coarse.repeat(16, axis=1).repeat(16, axis=2))
-    np.save(folder / "depth.npy", np.ones((FRAMES, HEIGHT, WIDTH), np.float16))
-    path = path_of(FRAMES)
-    np.save(folder / "actions.npy", actions_from_poses(path).astype(np.float32))
-    np.savez(
-        folder / "poses.npz",
-        rotations_w2c=path.rotations_w2c,
-        positions=path.positions,
-        intrinsics=np.array([83.138, 83.138, 80.0, 48.0]),
-    )
-    info = {key: "" for key in ("split", "scene", "seed", "path_kind", "objects", "credits")}  # noqa: C420
-    (folder / "clip.json").write_text(json.dumps({**info, "captions": ["a room", "its other end"]}))
+def coarse_frames(name: str) -> np.ndarray:
+    coarse = np.random.default_rng(list(name.encode())).integers(0, 256, (FRAMES, 6, 10, 3), dtype=np.uint8)
+    return coarse.repeat(16, axis=1).repeat(16, axis=2)
 
 
 def write_vae(path: Path, seed: int = 0) -> TinyVae:
@@ -55,11 +41,11 @@ def write_vae(path: Path, seed: int = 0) -> TinyVae:
 
 
 @pytest.fixture(scope="module")
-def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoded(tmp_path_factory: pytest.TempPathFactory, write_clip: Callable[..., None]) -> Path:
     """A folder with clips under `data`, a VAE and its latents under `out`."""
     root = tmp_path_factory.mktemp("encoded")
     for name in ("train-s00002-c00", "train-s00003-c00", "validation-s00001-c00"):
-        write_clip(root / "data", name)
+        write_clip(root / "data", name, coarse_frames(name), path_of(FRAMES), ["a room", "its other end"])
     write_vae(root / "vae.safetensors")
     encode_dataset(root / "data", root / "vae.safetensors", root / "out", seed=5, progress=False)
     return root

@@ -1,15 +1,14 @@
-import json
-from pathlib import Path
+from collections.abc import Callable
 
 import numpy as np
 import pytest
-from relic_data.clips import Clip, ClipDataset
-from relic_distill.evaluate import evaluate, forward_case, out_and_back_case, reconstruct, roll_out, with_memory
 
 from relic.actions import ACTION_NAMES
 from relic.camera import CameraPath, actions_from_poses, integrate
 from relic.engine import WorldEngine
 from relic.world import World
+from relic_data.clips import Clip, ClipDataset
+from relic_distill.evaluate import evaluate, forward_case, out_and_back_case, reconstruct, roll_out, with_memory
 
 FRAMES = 33
 
@@ -21,27 +20,13 @@ def walk(frames: int) -> CameraPath:
 
 
 @pytest.fixture(scope="module")
-def clip(tmp_path_factory: pytest.TempPathFactory) -> Clip:
+def clip(tmp_path_factory: pytest.TempPathFactory, write_clip: Callable[..., None]) -> Clip:
     """A camera that trucks along a flat coloured wall two metres away."""
     root = tmp_path_factory.mktemp("wall")
-    folder = root / "clips" / "test-s00000-c00"
-    folder.mkdir(parents=True)
     wall = np.random.default_rng(0).integers(0, 256, (6, 40, 3), dtype=np.uint8).repeat(16, axis=0).repeat(16, axis=1)
     shift = 83.138 * 0.02 / 2.0
-    np.save(
-        folder / "frames.npy",
-        np.stack([wall[:, round(i * shift) : round(i * shift) + 160] for i in range(FRAMES)]),
-    )
-    np.save(folder / "depth.npy", np.full((FRAMES, 96, 160), 2.0, np.float16))
-    path = walk(FRAMES)
-    np.save(folder / "actions.npy", actions_from_poses(path).astype(np.float32))
-    np.savez(
-        folder / "poses.npz",
-        rotations_w2c=path.rotations_w2c,
-        positions=path.positions,
-        intrinsics=np.array([83.138, 83.138, 80.0, 48.0]),
-    )
-    (folder / "clip.json").write_text(json.dumps({"captions": ["a wall"]}))
+    frames = np.stack([wall[:, round(i * shift) : round(i * shift) + 160] for i in range(FRAMES)])
+    write_clip(root, "test-s00000-c00", frames, walk(FRAMES), ["a wall"])
     return next(iter(ClipDataset(root, "test", validate=False)))
 
 

@@ -1,5 +1,5 @@
 import dataclasses
-import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from relic.actions import ACTION_NAMES, STATIC
-from relic.camera import CameraPath, actions_from_poses, continue_path, integrate
+from relic.camera import CameraPath, continue_path, integrate
 from relic.checkpoint import load_checkpoint, save_checkpoint
 from relic.config import to_json
 from relic.vae.config import VaeConfig
@@ -30,28 +30,12 @@ def some_path(frames: int) -> CameraPath:
     return integrate(actions)
 
 
-def write_clip(root: Path, name: str) -> None:
-    folder = root / "clips" / name
-    folder.mkdir(parents=True)
-    coarse = np.random.default_rng(list(name.encode())).integers(0, 256, (FRAMES, 6, 10, 3), dtype=np.uint8)
-    np.save(folder / "frames.npy", coarse.repeat(16, axis=1).repeat(16, axis=2))
-    np.save(folder / "depth.npy", np.ones((FRAMES, 96, 160), np.float16))
-    path = some_path(FRAMES)
-    np.save(folder / "actions.npy", actions_from_poses(path).astype(np.float32))
-    np.savez(
-        folder / "poses.npz",
-        rotations_w2c=path.rotations_w2c,
-        positions=path.positions,
-        intrinsics=np.array([83.138, 83.138, 80.0, 48.0]),
-    )
-    (folder / "clip.json").write_text(json.dumps({"captions": ["a room"]}))
-
-
 @pytest.fixture(scope="module")
-def encoded(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def encoded(tmp_path_factory: pytest.TempPathFactory, write_clip: Callable[..., None]) -> Path:
     root = tmp_path_factory.mktemp("causal")
     for name in ("train-s00002-c00", "train-s00003-c00", "validation-s00001-c00"):
-        write_clip(root / "data", name)
+        coarse = np.random.default_rng(list(name.encode())).integers(0, 256, (FRAMES, 6, 10, 3), dtype=np.uint8)
+        write_clip(root / "data", name, coarse.repeat(16, axis=1).repeat(16, axis=2), some_path(FRAMES), ["a room"])
     torch.manual_seed(0)
     vae = TinyVae(VaeConfig.tiny())
     save_checkpoint(root / "vae.safetensors", vae.state_dict(), to_json(vae.config))

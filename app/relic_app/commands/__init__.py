@@ -64,6 +64,11 @@ COMMANDS: Final = (
                 summary="encode rendered clips to latents",
                 module="relic_app.commands.data_encode",
             ),
+            Command(
+                name="gallery",
+                summary="choose start pictures from held-out clips",
+                module="relic_app.commands.data_gallery",
+            ),
         ),
     ),
     Command(
