@@ -41,12 +41,12 @@ def fit_picture(image: NDArray[np.uint8] | Image.Image, height: int, width: int)
 
 
 def frames_to_tensor(frames: NDArray[np.uint8]) -> Tensor:
-    """`(T, H, W, 3)` uint8 -> `(3, T, H, W)` float32 in [-1, 1]."""
-    return torch.from_numpy(np.array(frames)).permute(3, 0, 1, 2).float() / 127.5 - 1.0
+    """`(..., T, H, W, 3)` uint8 -> `(..., 3, T, H, W)` float32 in [-1, 1]."""
+    return torch.from_numpy(np.array(frames)).movedim(-1, -4).float().div_(127.5).sub_(1.0)
 
 
 def tensor_to_frames(pixels: Tensor) -> NDArray[np.uint8]:
-    """`(B, 3, T, H, W)` in [-1, 1], clamped -> `(B, T, H, W, 3)` uint8."""
-    scaled = (pixels.clamp(-1, 1) + 1) * 127.5
-    frames: NDArray[np.uint8] = scaled.round().to(torch.uint8).permute(0, 2, 3, 4, 1).numpy()
+    """`(..., 3, T, H, W)` in [-1, 1], clamped -> `(..., T, H, W, 3)` uint8."""
+    scaled = (pixels.detach().float().clamp(-1, 1) + 1) * 127.5
+    frames: NDArray[np.uint8] = scaled.round().to(torch.uint8).movedim(-4, -1).cpu().numpy()
     return frames

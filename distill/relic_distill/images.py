@@ -9,15 +9,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torch import Tensor
 
 _GAP = 2
-
-
-def to_uint8(frames: Tensor) -> NDArray[np.uint8]:
-    """Frames (3, T, H, W) in [-1, 1], or beyond, as pictures (T, H, W, 3)."""
-    scaled = ((frames.detach().float() + 1.0) * 127.5).round().clamp(0, 255)
-    return scaled.permute(1, 2, 3, 0).cpu().numpy().astype(np.uint8)
 
 
 def contact_sheet(rows: Sequence[Sequence[NDArray[np.uint8]]]) -> NDArray[np.uint8]:

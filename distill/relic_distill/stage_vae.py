@@ -21,11 +21,12 @@ from torch.optim import AdamW, Optimizer
 
 from relic.checkpoint import load_checkpoint, save_checkpoint, sha256_of
 from relic.config import from_json, to_json
+from relic.pictures import frames_to_tensor, tensor_to_frames
 from relic.vae.config import TEMPORAL_FACTOR, VaeConfig
 from relic.vae.tiny_vae import TinyVae
 from relic_data.clips import ClipDataset
 from relic_distill.ema import Ema
-from relic_distill.images import contact_sheet, save_picture, to_uint8
+from relic_distill.images import contact_sheet, save_picture
 from relic_distill.loop import LoopConfig, step_generator, torch_generator, train
 from relic_distill.muon import Muon
 from relic_distill.vae_init import calibrate_latents, start_from_principal_components
@@ -109,11 +110,6 @@ def draw_windows(videos: Videos, count: int, frames: int, rng: np.random.Generat
             window = window[:, :, ::-1]
         windows.append(np.ascontiguousarray(window))
     return frames_to_tensor(np.stack(windows))
-
-
-def frames_to_tensor(frames: NDArray[np.uint8]) -> Tensor:
-    """(B, T, H, W, 3) uint8 -> (B, 3, T, H, W) float32 in [-1, 1]."""
-    return torch.from_numpy(frames).permute(0, 4, 1, 2, 3).to(torch.float32).div_(127.5).sub_(1.0)
 
 
 def edge_error(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -217,7 +213,7 @@ class VaeStage:
                 figures.append(psnr_of(rebuilt, window))
                 if len(rows) < 12:
                     for truth, guess in zip(window, rebuilt, strict=True):
-                        rows += [list(to_uint8(video)[[0, 2, 8, 16]]) for video in (truth, guess)]
+                        rows += [list(tensor_to_frames(video)[[0, 2, 8, 16]]) for video in (truth, guess)]
         save_picture(folder / f"step-{step:08d}.png", contact_sheet(rows[:12]))
         every = torch.cat(figures)
         return {

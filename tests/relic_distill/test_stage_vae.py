@@ -10,17 +10,17 @@ from PIL import Image
 
 from relic.checkpoint import load_checkpoint
 from relic.config import from_json
+from relic.pictures import frames_to_tensor, tensor_to_frames
 from relic.vae.config import VaeConfig
 from relic.vae.tiny_vae import TinyVae
 from relic_data.clips import HEIGHT, WIDTH
-from relic_distill.images import contact_sheet, to_uint8
+from relic_distill.images import contact_sheet
 from relic_distill.loop import LoopConfig, train
 from relic_distill.stage_vae import (
     VaeStage,
     VaeTrainConfig,
     draw_windows,
     edge_error,
-    frames_to_tensor,
     psnr_of,
     train_vae,
 )
@@ -83,7 +83,7 @@ def test_windows_are_pieces_mirrored_and_reversed() -> None:
     found = set()
     for step in range(40):
         (window,) = draw_windows([video], 1, 5, np.random.default_rng(step))
-        pixels = to_uint8(window)
+        pixels = tensor_to_frames(window)
         for start in (0, 1):
             piece = video[start : start + 5]
             for reverse in (1, -1):
