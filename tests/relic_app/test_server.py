@@ -1,7 +1,6 @@
 import contextlib
 import io
 import json
-import socket
 import time
 
 import imageio.v3 as iio
@@ -20,7 +19,7 @@ from relic_app.gallery import Gallery
 from relic_app.page import TITLE, mount_page
 from relic_app.protocol import PROTOCOL_VERSION
 from relic_app.replies import decode_frame
-from relic_app.server import bind, create_api
+from relic_app.server import create_api
 from relic_app.sessions import SessionManager, WorldHost
 from relic_app.uploads import MAX_BYTES, UploadStore
 from relic_app.worker import Worker
@@ -383,20 +382,3 @@ def test_the_server_answers_while_the_world_sleeps(services):
         release.set()
         page.until("world", state="awake")
         page.start()
-
-
-def test_a_taken_port_is_named():
-    with bind("127.0.0.1", 0) as taken:
-        taken.listen()
-        port = taken.getsockname()[1]
-        with pytest.raises(ValueError, match=f"port {port} .*choose another --port"):
-            bind("127.0.0.1", port)
-
-
-def test_without_a_wish_the_next_free_port_is_taken(monkeypatch):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        probe.listen()
-        monkeypatch.setattr("relic_app.server.DEFAULT_PORT", probe.getsockname()[1])
-        with bind("127.0.0.1", None) as found:
-            assert found.getsockname()[1] > probe.getsockname()[1]
