@@ -17,6 +17,7 @@ COMPRESSION_SCHEDULE = (1, 4, 2, 4, 4, 4, 2, 4, 4, 2, 4, 4, 4, 2, 4, 4, 2, 4)
 PoseEncoding = Literal["frame", "ray"]
 MemoryPolicy = Literal["compressed", "full", "window"]
 GeluApproximate = Literal["none", "tanh"]
+CommitPass = Literal["clean", "last"]
 SamplerKind = Literal["euler", "renoise"]
 
 _Config = TypeVar("_Config")
@@ -141,6 +142,8 @@ class SamplerConfig:
         steps: network passes a block, the commit pass not counted.
         shift: shift of the noise schedule towards high noise.
         block_frames: latent frames generated together.
+        commit: `clean` writes memory by a pass of its own over the finished block; `last` keeps the keys and values
+            of the last denoising pass, one pass less.
         commit_sigma: noise level named to the network when a block is committed to memory.
     """
 
@@ -148,11 +151,14 @@ class SamplerConfig:
     steps: int = 8
     shift: float = 3.0
     block_frames: int = 1
+    commit: CommitPass = "clean"
     commit_sigma: float = 0.0
 
     def __post_init__(self) -> None:
         if self.kind not in typing.get_args(SamplerKind):
             raise ValueError(f"sampler kind {self.kind!r} is not one of {typing.get_args(SamplerKind)}")
+        if self.commit not in typing.get_args(CommitPass):
+            raise ValueError(f"sampler commit {self.commit!r} is not one of {typing.get_args(CommitPass)}")
         if self.steps < 1:
             raise ValueError(f"sampler steps {self.steps} must be at least 1")
         if self.shift <= 0:

@@ -22,7 +22,7 @@ from relic.memory.entries import MemorySnapshot
 from relic.model.conditioning import camera_conditioning
 from relic.model.transformer import TextKV
 from relic.pictures import fit_picture, frames_to_tensor, tensor_to_frames
-from relic.rollout import commit_block, denoise_block
+from relic.rollout import commit_block, generate_block
 from relic.vae.tiny_vae import DecoderState
 from relic.world import World
 
@@ -141,8 +141,7 @@ class WorldEngine:
         generator = torch.Generator().manual_seed(_block_seed(self._seed, self._blocks))
         size = (1, config.model.in_channels, config.sampler.block_frames)
         noise = torch.randn(*size, config.model.latent_height, config.model.latent_width, generator=generator)
-        latents = denoise_block(model, self._memory, control, self._text, noise, config.sampler, generator)
-        commit_block(model, self._memory, control, self._text, latents, config.sampler.commit_sigma)
+        latents = generate_block(model, self._memory, control, self._text, noise, config.sampler, generator)
         pixels, self._decoder = self.world.vae.decode_step(latents, self._decoder)
         self._pose = path[len(path) - 1]
         self._blocks += 1

@@ -23,7 +23,7 @@ from relic.model.transformer import Control, RelicTransformer, TextKV
 
 def denoise_block(
     model: RelicTransformer,
-    memory: KVMemory,
+    context: MemoryContext,
     control: Control,
     text: TextKV,
     noise: Tensor,
@@ -34,7 +34,7 @@ def denoise_block(
 
     Args:
         model: the network.
-        memory: committed past.
+        context: the committed past, and the block itself.
         control: embedded camera control of the block.
         text: embedded prompt.
         noise: `(B, C, F, h, w)` unit Gaussian.
@@ -44,7 +44,6 @@ def denoise_block(
     Returns:
         `(B, C, F, h, w)` clean latents.
     """
-    context = MemoryContext(memory, model.config, noise.shape[2])
     sigmas = sampling_sigmas(sampler.steps, sampler.shift).to(noise)
     x = noise
     for sigma, next_sigma in itertools.pairwise(sigmas):
@@ -71,6 +70,28 @@ def commit_block(
     level = latents.new_full((latents.shape[0], latents.shape[2]), sigma)
     model(latents, level, control, text, context)
     memory.append(*context.own_kv)
+
+
+def generate_block(
+    model: RelicTransformer,
+    memory: KVMemory,
+    control: Control,
+    text: TextKV,
+    noise: Tensor,
+    sampler: SamplerConfig,
+    generator: torch.Generator | None = None,
+) -> Tensor:
+    """Draw a block and commit it, by a clean pass or with the keys and values of the last denoising pass.
+
+    Arguments and result as `denoise_block`; `memory` is written.
+    """
+    context = MemoryContext(memory, model.config, noise.shape[2])
+    latents = denoise_block(model, context, control, text, noise, sampler, generator)
+    if sampler.commit == "clean":
+        commit_block(model, memory, control, text, latents, sampler.commit_sigma)
+    else:
+        memory.append(*context.own_kv)
+    return latents
 
 
 def rollout(
@@ -110,6 +131,4 @@ def rollout(
         control = model.encode_control(camera[start : start + size])
         shape = (*first_latent.shape[:2], size, *first_latent.shape[3:])
         noise = torch.randn(shape, generator=generator, dtype=first_latent.dtype, device=first_latent.device)
-        block = denoise_block(model, memory, control, text, noise, sampler, generator)
-        commit_block(model, memory, control, text, block, sampler.commit_sigma)
-        yield block
+        yield generate_block(model, memory, control, text, noise, sampler, generator)

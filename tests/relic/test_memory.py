@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from relic.camera import Intrinsics
-from relic.config import COMPRESSION_SCHEDULE, MemoryConfig, MemoryPolicy, ModelConfig, SamplerConfig
+from relic.config import COMPRESSION_SCHEDULE, CommitPass, MemoryConfig, MemoryPolicy, ModelConfig, SamplerConfig
 from relic.memory.backends import make_memory
 from relic.memory.compression import memory_tokens, pool_tokens, pooled_positions, pooling_matrix
 from relic.model.conditioning import CameraConditioning
@@ -139,7 +139,9 @@ def lively(config: ModelConfig = TINY) -> RelicTransformer:
 
 
 @torch.inference_mode()
-def play(memory_config: MemoryConfig, frames: int = 9, seed: int = 1, block_frames: int = 1) -> torch.Tensor:
+def play(
+    memory_config: MemoryConfig, frames: int = 9, seed: int = 1, block_frames: int = 1, commit: CommitPass = "clean"
+) -> torch.Tensor:
     model = lively()
     generator = torch.Generator().manual_seed(seed)
     camera = CameraConditioning(
@@ -149,7 +151,7 @@ def play(memory_config: MemoryConfig, frames: int = 9, seed: int = 1, block_fram
     )
     text = model.encode_text(torch.randn(1, 3, 8, generator=generator))
     first = torch.randn(1, 4, 1, 6, 10, generator=generator)
-    sampler = SamplerConfig(steps=2, block_frames=block_frames)
+    sampler = SamplerConfig(steps=2, block_frames=block_frames, commit=commit)
     blocks = rollout(model, make_memory(memory_config, TINY), first, camera, text, sampler, generator)
     return torch.cat(list(blocks), dim=2)
 
@@ -170,6 +172,13 @@ def test_rollout_is_repeatable_and_depends_on_the_seed() -> None:
     config = MemoryConfig(window=2, max_frames=50)
     assert torch.equal(play(config), play(config))
     assert not torch.equal(play(config), play(config, seed=2))
+
+
+def test_committing_the_last_pass_differs_only_after_the_first_block() -> None:
+    config = MemoryConfig(window=2, max_frames=50)
+    clean, last = play(config), play(config, commit="last")
+    assert torch.equal(clean[:, :, 0], last[:, :, 0])
+    assert not torch.equal(clean[:, :, 1], last[:, :, 1])
 
 
 def test_control_that_fills_no_block_is_refused() -> None:
