@@ -33,8 +33,9 @@ def release(world: Path, vae: Path, folder: Path, provenance: dict[str, Any]) ->
     Raises:
         ValueError: when a file would be larger than 40 MB.
     """
-    folder.mkdir(parents=True, exist_ok=True)
     state, config = load_checkpoint(world)
+    load_checkpoint(vae)
+    folder.mkdir(parents=True, exist_ok=True)
     size = sum(tensor.numel() * 2 for tensor in state.values())
     if max(size, vae.stat().st_size) > SIZE_LIMIT_BYTES:
         raise ValueError(f"{world} ({size} bytes as bfloat16) or {vae} is over {SIZE_LIMIT_BYTES} bytes")

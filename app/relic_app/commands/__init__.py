@@ -82,6 +82,11 @@ COMMANDS: Final = (
                 module="relic_app.commands.distill_causal",
             ),
             Command(
+                name="release",
+                summary="make trained checkpoints a weights folder",
+                module="relic_app.commands.distill_release",
+            ),
+            Command(
                 name="status",
                 summary="tell how far training runs are",
                 module="relic_app.commands.distill_status",

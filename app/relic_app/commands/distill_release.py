@@ -1,0 +1,33 @@
+"""`relic distill release`: make trained checkpoints a weights folder that plays."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `relic distill release`."""
+    parser.add_argument(
+        "--world", type=Path, required=True, help="exported world weights, such as RUN/latest.safetensors"
+    )
+    parser.add_argument("--vae", type=Path, required=True, help="the VAE it was trained on")
+    parser.add_argument("--out", type=Path, required=True, help="weights folder")
+    parser.add_argument("--note", action="append", default=[], metavar="KEY=VALUE", help="provenance for the manifest")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Write the folder.
+
+    Raises:
+        ValueError: a note without a value, a file that is no checkpoint, or one that is too large.
+        FileNotFoundError: no such checkpoint.
+    """
+    from relic_distill.release import release
+
+    notes = dict(note.partition("=")[::2] for note in options.note)
+    if not all(notes.values()):
+        raise ValueError(f"--note must be KEY=VALUE, got {options.note}")
+    manifest = release(options.world, options.vae, options.out, notes)
+    print(f"wrote {options.out / manifest.world} and {options.out / manifest.vae}")
+    return 0
