@@ -53,7 +53,7 @@ def block_times(world: World, policy: MemoryPolicy, seconds: Sequence[float], re
     if repeats < 1 or not seconds or min(seconds) < 0.25 or max(seconds) > longest:
         raise ValueError(f"repeats {repeats} must be at least 1 and seconds {seconds} lie in [0.25, {longest:g}]")
     memory = dataclasses.replace(config.memory, policy=policy)
-    policed = World(dataclasses.replace(config, memory=memory), world.model, world.vae, world.text_encoder)
+    policed = world.with_config(dataclasses.replace(config, memory=memory))
     marks = [round(moment * config.fps / config.model.frames_per_latent) for moment in seconds]
     times: list[list[float]] = [[] for _ in marks]
     tokens, megabytes = [0] * len(marks), [0.0] * len(marks)

@@ -11,7 +11,7 @@ from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def save_checkpoint(
@@ -64,6 +64,28 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[st
     if "config" not in metadata:
         raise ValueError(f"{path} carries no configuration: it was not written by RELIC")
     return state, metadata
+
+
+def load_into(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:
+    """Load tensors into a module, in float32.
+
+    Raises:
+        ValueError: when they do not fit; it names the file and the parameters.
+    """
+    try:
+        module.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    except RuntimeError as error:
+        raise ValueError(f"{source} does not fit its configuration: {error}") from error
+
+
+def digest_of(tensors: Mapping[str, Tensor]) -> str:
+    """Hex digest of tensors by name, shape and float32 value."""
+    digest = hashlib.sha256()
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().float().contiguous()
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.numpy().tobytes())
+    return digest.hexdigest()
 
 
 def sha256_of(path: Path) -> str:

@@ -9,7 +9,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
-from relic.vae.config import VaeConfig
+from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR, VaeConfig
 
 COMPRESSION_SCHEDULE = (1, 4, 2, 4, 4, 4, 2, 4, 4, 2, 4, 4, 4, 2, 4, 4, 2, 4)
 """Per-side pooling factor of latent frame i, used cyclically: `S[i % 18]` (paper, section 4.3)."""
@@ -74,6 +74,13 @@ class ModelConfig:
     gelu_approximate: GeluApproximate = "none"
 
     def __post_init__(self) -> None:
+        for name in ("patch_size", "num_layers", "num_heads", "text_tokens", "pose_octaves"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.freq_dim % 2:
+            raise ValueError(f"freq_dim {self.freq_dim} must be even: half of it are sines")
+        if self.gelu_approximate not in typing.get_args(GeluApproximate):
+            raise ValueError(f"gelu_approximate {self.gelu_approximate!r} is not one of none, tanh")
         if self.dim % self.num_heads or (self.dim // self.num_heads) % 2:
             raise ValueError(
                 f"dim {self.dim} over num_heads {self.num_heads} is no even head width: "
@@ -187,15 +194,26 @@ class RelicConfig:
     vae: VaeConfig = field(default_factory=VaeConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
 
+    def __post_init__(self) -> None:
+        if self.vae.latent_channels != self.model.in_channels:
+            raise ValueError(
+                f"the VAE's latent_channels {self.vae.latent_channels} and the model's in_channels "
+                f"{self.model.in_channels} must be equal"
+            )
+        if self.model.frames_per_latent != TEMPORAL_FACTOR:
+            raise ValueError(
+                f"frames_per_latent {self.model.frames_per_latent} must be the VAE's {TEMPORAL_FACTOR} pixel frames"
+            )
+
     @property
     def height(self) -> int:
         """Rows of the picture, pixels."""
-        return self.model.latent_height * 8
+        return self.model.latent_height * SPATIAL_FACTOR
 
     @property
     def width(self) -> int:
         """Columns of the picture, pixels."""
-        return self.model.latent_width * 8
+        return self.model.latent_width * SPATIAL_FACTOR
 
 
 def mini() -> RelicConfig:

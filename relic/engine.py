@@ -15,7 +15,13 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from relic.actions import NUM_ACTIONS, STATIC, validate_actions
+from relic.actions import (
+    NUM_ACTIONS,
+    actions_from_motions,
+    motions_from_actions,
+    static_actions,
+    validate_actions,
+)
 from relic.camera import CameraPath, CameraPose, continue_path
 from relic.memory.backends import make_memory
 from relic.memory.entries import MemorySnapshot
@@ -104,20 +110,20 @@ class WorldEngine:
             The picture as the world sees it: `(1, H, W, 3)`.
 
         Raises:
-            ValueError: for an array that is no `(h, w, 3)` uint8 picture.
+            ValueError: for an array that is no `(h, w, 3)` uint8 picture, or a negative seed; the session is as before.
         """
         config = self.world.config
+        if seed < 0:
+            raise ValueError(f"seed {seed} must be at least 0")
         picture = fit_picture(image, config.height, config.width)
-        self._memory = make_memory(config.memory, config.model)
-        self._pose, self._blocks, self._seed = CameraPose.identity(), 0, seed
-        self.set_prompt(prompt)
+        text = self._encode_prompt(prompt)
         latent = self.world.vae.encode(frames_to_tensor(picture[None])[None])
-        rest = np.zeros((1, NUM_ACTIONS))
-        rest[:, STATIC] = 1.0
-        camera = camera_conditioning(rest, CameraPath.identity(), config.model.frames_per_latent)
-        control = self.world.model.encode_control(camera)
-        commit_block(self.world.model, self._memory, control, self._text, latent, config.sampler.commit_sigma)
-        pixels, self._decoder = self.world.vae.decode_step(latent, self.world.vae.decoder_state(1))
+        camera = camera_conditioning(static_actions(1), CameraPath.identity(), config.model.frames_per_latent)
+        memory = make_memory(config.memory, config.model)
+        commit_block(self.world.model, memory, self.world.model.encode_control(camera), text, latent)
+        pixels, decoder = self.world.vae.decode_step(latent, self.world.vae.decoder_state(1))
+        self._memory, self._decoder, self._prompt, self._text = memory, decoder, prompt, text
+        self._pose, self._blocks, self._seed = CameraPose.identity(), 0, seed
         return tensor_to_frames(pixels)[0]
 
     @torch.inference_mode()
@@ -155,8 +161,8 @@ class WorldEngine:
     @torch.inference_mode()
     def set_prompt(self, prompt: str) -> None:
         """Change the prompt from the next block on."""
+        self._text = self._encode_prompt(prompt)
         self._prompt = prompt
-        self._text = self.world.model.encode_text(self.world.text_encoder.encode([prompt]))
 
     def snapshot(self) -> Snapshot:
         """The session now, to come back to with `restore`.
@@ -185,13 +191,16 @@ class WorldEngine:
     def stats(self) -> EngineStats:
         """Size of the session's memory."""
         config = self.world.config
-        frames = min(self._memory.num_frames, config.memory.max_frames)
+        frames = len(self._memory.entries)
         return EngineStats(
             memory_tokens=self._memory.num_tokens,
             memory_bytes=self._memory.nbytes,
             blocks=self._blocks,
             seconds_of_history=frames * config.model.frames_per_latent / config.fps,
         )
+
+    def _encode_prompt(self, prompt: str) -> TextKV:
+        return self.world.model.encode_text(self.world.text_encoder.encode([prompt]))
 
     def _block_actions(self, actions: NDArray[np.floating]) -> NDArray[np.float64]:
         rows = np.asarray(actions)
@@ -202,7 +211,7 @@ class WorldEngine:
                 f"actions of shape {np.shape(actions)}: give ({self.frames_per_block}, {NUM_ACTIONS}) "
                 f"or ({NUM_ACTIONS},)"
             )
-        return validate_actions(rows)
+        return actions_from_motions(*motions_from_actions(validate_actions(rows)))
 
 
 def _block_seed(seed: int, block: int) -> int:

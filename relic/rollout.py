@@ -126,7 +126,7 @@ def rollout(
         raise ValueError(
             f"{camera.num_frames - 1} latent frames after the first do not fill blocks of {size}: pad the control"
         )
-    commit_block(model, memory, model.encode_control(camera[:1]), text, first_latent, sampler.commit_sigma)
+    commit_block(model, memory, model.encode_control(camera[:1]), text, first_latent)
     for start in range(1, camera.num_frames, size):
         control = model.encode_control(camera[start : start + size])
         shape = (*first_latent.shape[:2], size, *first_latent.shape[3:])

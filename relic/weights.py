@@ -51,13 +51,16 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
     path = folder / MANIFEST
     if not path.is_file():
         raise FileNotFoundError(f"no {MANIFEST} in {folder}: name a weights folder with --weights or $RELIC_WEIGHTS")
-    values = json.loads(path.read_text())
-    manifest = Manifest(
-        world=values["world"],
-        vae=values["vae"],
-        sha256=values["sha256"],
-        provenance=values.get("provenance", {}),
-    )
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+        manifest = Manifest(
+            world=values["world"],
+            vae=values["vae"],
+            sha256=values["sha256"],
+            provenance=values.get("provenance", {}),
+        )
+    except (json.JSONDecodeError, KeyError, TypeError) as error:
+        raise ValueError(f"{path} is no manifest of a world ({error!r}): fetch the weights folder whole") from error
     for name in (manifest.world, manifest.vae):
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{path} names {name}, which is missing: fetch the weights folder whole")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor
 
 from relic.camera import Intrinsics
-from relic.checkpoint import load_checkpoint
+from relic.checkpoint import load_checkpoint, load_into
 from relic.config import MemoryConfig, ModelConfig, RelicConfig, from_json, mini
 from relic.model.transformer import RelicTransformer
 from relic.text import MiniLMEncoder, TextEncoder
@@ -52,16 +54,15 @@ class World:
         folder = folder or default_weights_dir()
         manifest = read_manifest(folder, verify=verify)
         state, values = load_checkpoint(folder / manifest.world)
-        vae_state, vae_values = load_checkpoint(folder / manifest.vae)
-        config = dataclasses.replace(from_json(RelicConfig, values), vae=from_json(VaeConfig, vae_values))
+        vae = TinyVae.load(folder / manifest.vae)
+        config = dataclasses.replace(from_json(RelicConfig, values), vae=vae.config)
         model = RelicTransformer(config.model, world_intrinsics(config))
-        vae = TinyVae(config.vae)
-        for module, tensors, name in ((model, state, manifest.world), (vae, vae_state, manifest.vae)):
-            try:
-                module.load_state_dict({key: tensor.float() for key, tensor in tensors.items()})
-            except RuntimeError as error:
-                raise ValueError(f"{folder / name} does not fit its own configuration: {error}") from error
+        load_into(model, state, folder / manifest.world)
         return cls(config, model, vae, MiniLMEncoder(config.model.text_tokens))
+
+    def with_config(self, config: RelicConfig) -> World:
+        """The same networks under another memory or sampler."""
+        return World(config, self.model, self.vae, self.text_encoder)
 
     @classmethod
     def tiny(cls, seed: int = 0, config: RelicConfig | None = None) -> World:
@@ -77,7 +78,8 @@ class World:
         with torch.random.fork_rng():
             torch.manual_seed(seed)
             model = RelicTransformer(config.model, world_intrinsics(config))
-            torch.nn.init.xavier_uniform_(model.proj_out.weight)
+            for layer in (model.proj_out, *model.action_encoder.proj_out, *model.pose_encoder.proj_out):
+                torch.nn.init.normal_(cast(torch.nn.Linear, layer).weight, std=0.1)
             return cls(config, model, TinyVae(config.vae), HashEncoder(config.model.text_tokens))
 
 
@@ -91,7 +93,7 @@ class HashEncoder:
         """See `relic.text.TextEncoder.encode`."""
         rows = []
         for prompt in prompts:
-            seed = int.from_bytes(prompt.encode()[:6], "little") + len(prompt)
+            seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:7], "little")
             rows.append(torch.randn(self.num_tokens, self.width, generator=torch.Generator().manual_seed(seed)))
         return torch.stack(rows) * torch.tensor([bool(prompt) for prompt in prompts])[:, None, None]
 

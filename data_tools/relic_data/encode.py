@@ -6,8 +6,10 @@ Axes: T pixel frames, L latent frames, C latent channels, h w latent cells.
 from __future__ import annotations
 
 import json
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,11 +18,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from relic.camera import CameraPath, actions_from_poses
-from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint, sha256_of
-from relic.config import from_json
+from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint
 from relic.json_files import write_json
 from relic.pictures import frames_to_tensor
-from relic.vae.config import TEMPORAL_FACTOR, VaeConfig
+from relic.vae.config import TEMPORAL_FACTOR
 from relic.vae.tiny_vae import TinyVae
 from relic_data.clips import FPS, Clip, ClipDataset
 
@@ -86,22 +87,25 @@ def encode_dataset(
         progress: show a bar.
 
     Raises:
-        ValueError: when `out` was encoded with another VAE, or `palindromes` is negative.
+        ValueError: when `out` was encoded with another VAE or seed, or `palindromes` is negative.
     """
     if palindromes < 0:
         raise ValueError(f"palindromes {palindromes} must be at least 0")
-    state, values = load_checkpoint(vae_checkpoint)
-    vae = TinyVae(from_json(VaeConfig, values)).eval()
-    vae.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    digest = sha256_of(vae_checkpoint)
-    _check_same_vae(out, digest)
+    vae = TinyVae.load(vae_checkpoint).eval()
+    latent_space = vae.latent_space_digest()
+    if (out / MANIFEST).is_file():
+        check_latent_space(out, latent_space)
+        before = _read_manifest(out)["seed"]
+        if before != seed:
+            raise ValueError(f"{out} was encoded with seed {before}, not {seed}: keep it, or choose an empty folder")
     (out / "latents").mkdir(parents=True, exist_ok=True)
-    write_json(out / MANIFEST, {"vae_sha256": digest, "seed": seed, "palindromes": palindromes})
-    for number, clip in enumerate(tqdm(ClipDataset(data, validate=False), desc="encode", disable=not progress)):
+    write_json(out / MANIFEST, {"latent_space": latent_space, "seed": seed, "palindromes": palindromes})
+    for clip in tqdm(ClipDataset(data, validate=False), desc="encode", disable=not progress):
         for version in range(1 + (palindromes if clip.name.startswith("train-") else 0)):
             target = out / "latents" / f"{clip.name}-v{version}.safetensors"
             if not target.exists():
-                index = _frame_index(len(clip.path), version, np.random.default_rng((seed, number, version)))
+                random = np.random.default_rng((seed, zlib.crc32(clip.name.encode()), version))
+                index = _frame_index(len(clip.path), version, random)
                 _encode_version(vae, clip, index, target, augmented=version > 0)
 
 
@@ -145,8 +149,7 @@ class LatentDataset:
 
     def __init__(self, root: Path, split: str) -> None:
         self.root = Path(root)
-        if not (self.root / MANIFEST).is_file():
-            raise FileNotFoundError(f"no {MANIFEST} in {root}: run `relic data encode --out {root}`")
+        _read_manifest(self.root)
         self.paths = sorted((self.root / "latents").glob(f"{split}-*.safetensors"))
         self.lengths = [int(json.loads(read_metadata(path)["config"])["frames"]) for path in self.paths]
 
@@ -173,7 +176,19 @@ class LatentDataset:
         )
 
 
-def _check_same_vae(out: Path, digest: str) -> None:
-    manifest = out / MANIFEST
-    if manifest.is_file() and json.loads(manifest.read_text(encoding="utf-8"))["vae_sha256"] != digest:
-        raise ValueError(f"{out} was encoded with another VAE: choose an empty folder")
+def check_latent_space(root: Path, latent_space: str) -> None:
+    """Check that an encoded data set belongs to an auto-encoder (see `TinyVae.latent_space_digest`).
+
+    Raises:
+        FileNotFoundError: when the folder was not encoded.
+        ValueError: when another encoder made its latents.
+    """
+    if _read_manifest(root).get("latent_space") != latent_space:
+        raise ValueError(f"{root} was encoded with another VAE: name that one, or encode into an empty folder")
+
+
+def _read_manifest(root: Path) -> dict[str, Any]:
+    if not (root / MANIFEST).is_file():
+        raise FileNotFoundError(f"no {MANIFEST} in {root}: run `relic data encode --out {root}`")
+    values: dict[str, Any] = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
+    return values

@@ -6,12 +6,12 @@ from functools import lru_cache
 
 import numpy as np
 import torch
-from relic_data.encode import LatentClip, LatentDataset
 from torch import Tensor
 
-from relic.actions import STATIC
+from relic.actions import static_actions
 from relic.model.conditioning import camera_conditioning, stack_conditioning
 from relic.text import TextEncoder
+from relic_data.encode import LatentClip, LatentDataset
 from relic_distill.causal_loss import ClipBatch
 
 _CACHED_CLIPS = 4096
@@ -57,8 +57,7 @@ class ClipSampler:
         frames = slice(first, first + 1 + self._pixel * (num_frames - 1))
         path = clip.path[frames].rebased()
         actions = np.array(clip.actions[frames])
-        actions[0] = 0.0
-        actions[0, STATIC] = 1.0
+        actions[0] = static_actions(1)
         latents = torch.cat([clip.pictures[start : start + 1], clip.latents[start + 1 : start + num_frames]])
         caption = clip.captions[min(len(clip.captions) - 1, clip.caption_index[start])]
         return ClipBatch(
@@ -66,6 +65,14 @@ class ClipSampler:
             camera=camera_conditioning(actions, path, self._pixel),
             text=self._text(caption)[None],
         )
+
+    def require(self, num_frames: int) -> None:
+        """Check that some clip has `num_frames` latent frames.
+
+        Raises:
+            ValueError: when none has; it says how long they are.
+        """
+        self._long_enough(num_frames)
 
     @lru_cache(maxsize=16)  # noqa: B019 - samplers live as long as the process
     def _long_enough(self, num_frames: int) -> tuple[int, ...]:

@@ -27,11 +27,13 @@ from relic.model.conditioning import camera_conditioning, stack_conditioning
 from relic.pictures import frames_to_tensor, tensor_to_frames
 from relic.rollout import rollout
 from relic.world import World
-from relic_data.clips import Clip, ClipDataset, clip_frames
-from relic_distill.covisible import covisible_mask, psnr
+from relic_data.clips import FPS, Clip, ClipDataset, clip_frames
+from relic_distill.covisible import covisible_mask, earlier_frames, psnr
 from relic_distill.images import contact_sheet, save_picture
 
 Frames = NDArray[np.uint8]
+PSNR_CAP = 60.0
+"""dB given to pictures that are the same, so that a mean stays finite."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +82,7 @@ class EvalConfig:
     def __post_init__(self) -> None:
         if self.clips < 1 or self.batch < 1:
             raise ValueError(f"clips {self.clips} and batch {self.batch} must be at least 1")
-        if not self.moments or min(self.moments) < 0.25 or max(self.moments) > self.seconds:
+        if not self.moments or min(self.moments) < 0.25 or round(max(self.moments) * FPS) >= clip_frames(self.seconds):
             raise ValueError(f"moments {self.moments} must lie between 0.25 and {self.seconds} seconds")
         unknown = set(self.policies) - set(POLICIES)
         if unknown:
@@ -89,12 +91,21 @@ class EvalConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Score:
-    """Co-visible PSNR in dB at chosen moments, averaged over cases; `cases` were counted."""
+    """Co-visible PSNR at chosen moments, averaged over cases.
+
+    Attributes:
+        label: what was shown.
+        seconds: the moments.
+        psnr: dB over the pixels whose surface the start picture had shown: what a world can know.
+        psnr_walk: dB over the pixels whose surface any earlier true frame had shown; the world had to invent some.
+        cases: cases with such pixels, at each moment.
+    """
 
     label: str
     seconds: tuple[float, ...]
     psnr: tuple[float, ...]
-    cases: int
+    psnr_walk: tuple[float, ...]
+    cases: tuple[int, ...]
 
 
 def forward_case(clip: Clip, frames: int) -> Case:
@@ -124,7 +135,7 @@ def _case(clip: Clip, kind: str, index: list[int]) -> Case:
 def with_memory(world: World, policy: MemoryPolicy) -> World:
     """The same networks under another memory policy."""
     memory = dataclasses.replace(world.config.memory, policy=policy)
-    return World(dataclasses.replace(world.config, memory=memory), world.model, world.vae, world.text_encoder)
+    return world.with_config(dataclasses.replace(world.config, memory=memory))
 
 
 @torch.inference_mode()
@@ -154,20 +165,27 @@ def reconstruct(world: World, cases: Sequence[Case]) -> Frames:
     )
 
 
-def score_case(case: Case, shown: Frames, world: World, moments: Sequence[float]) -> list[float]:
+def score_case(case: Case, shown: Frames, world: World, moments: Sequence[float], *, walk: bool) -> list[float]:
     """Co-visible PSNR in dB of one case at each moment (seconds), over the four frames that end there.
 
-    NaN where no pixel had been seen before.
+    Args:
+        case: the truth.
+        shown: `(T, H, W, 3)` frames to judge.
+        world: whose camera and frame rate count.
+        moments: seconds after the start.
+        walk: count surfaces that any earlier true frame had shown, else those of the start picture only.
+
+    Returns:
+        One figure a moment, at most 60 dB; NaN where no pixel had been seen before.
     """
     pixel, fps = world.config.model.frames_per_latent, world.config.fps
     values = []
     for moment in moments:
         last = round(moment * fps)
         group = range(last - pixel + 1, last + 1)
-        masks = [
-            covisible_mask(case.depth, case.path, world.intrinsics, frame, range(0, group[0], pixel)) for frame in group
-        ]
-        values.append(psnr(shown[list(group)], case.frames[list(group)], np.stack(masks)))
+        earlier = earlier_frames(group[0], pixel) if walk else (0,)
+        masks = [covisible_mask(case.depth, case.path, world.intrinsics, frame, earlier) for frame in group]
+        values.append(min(PSNR_CAP, psnr(shown[list(group)], case.frames[list(group)], np.stack(masks))))
     return values
 
 
@@ -186,21 +204,30 @@ def evaluate(
     Returns:
         One score each for the world, the VAE's reconstruction and the frozen picture.
     """
-    rows: dict[str, list[list[float]]] = {f"world ({world.config.memory.policy})": [], "vae": [], "frozen": []}
+    labels = (f"world ({world.config.memory.policy})", "vae", "frozen")
+    rows: dict[str, list[list[list[float]]]] = {label: [] for label in labels}
     for group in tqdm(list(_batches(cases, batch)), desc=f"evaluate {world.config.memory.policy}"):
         frozen = np.stack([np.repeat(case.frames[:1], len(case.frames), axis=0) for case in group])
         films = (roll_out(world, group, seed), reconstruct(world, group), frozen)
         for scores, film in zip(rows.values(), films, strict=True):
-            scores += [score_case(case, shown, world, moments) for case, shown in zip(group, film, strict=True)]
-    return [
-        Score(
-            label=label,
-            seconds=tuple(moments),
-            psnr=tuple(float(value) for value in np.nanmean(np.array(scores), axis=0)),
-            cases=len(scores),
-        )
-        for label, scores in rows.items()
-    ]
+            scores += [
+                [score_case(case, shown, world, moments, walk=walk) for walk in (False, True)]
+                for case, shown in zip(group, film, strict=True)
+            ]
+    return [_mean_score(label, moments, np.array(scores)) for label, scores in rows.items()]
+
+
+def _mean_score(label: str, moments: Sequence[float], values: NDArray[np.float64]) -> Score:
+    """Means over cases of `(cases, 2, moments)` figures; a moment nobody could be scored at is NaN."""
+    known = np.isfinite(values)
+    means = np.where(known, values, 0.0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
+    return Score(
+        label=label,
+        seconds=tuple(moments),
+        psnr=tuple(means[0].tolist()),
+        psnr_walk=tuple(means[1].tolist()),
+        cases=tuple(known[:, 0].sum(axis=0).tolist()),
+    )
 
 
 def evaluate_world(config: EvalConfig, data: Path, weights: Path | None, out: Path | None) -> str:
@@ -217,11 +244,14 @@ def evaluate_world(config: EvalConfig, data: Path, weights: Path | None, out: Pa
 
     Raises:
         ValueError: when the split is empty or its clips are too short.
+        FileNotFoundError: when the folder of `out` does not exist.
     """
+    if out is not None and not out.parent.is_dir():
+        raise FileNotFoundError(f"no folder {out.parent} for the scores: make it first")
     world = World.load(weights)
     if config.steps is not None:
         sampler = dataclasses.replace(world.config.sampler, steps=config.steps)
-        world = World(dataclasses.replace(world.config, sampler=sampler), world.model, world.vae, world.text_encoder)
+        world = world.with_config(dataclasses.replace(world.config, sampler=sampler))
     clips = list(ClipDataset(data, config.split, validate=False))[: config.clips]
     if not clips:
         raise ValueError(f"{data} has no clips of split {config.split!r}: render scenes up to a multiple of 20")
@@ -234,7 +264,7 @@ def evaluate_world(config: EvalConfig, data: Path, weights: Path | None, out: Pa
         for number, policy in enumerate(config.policies):
             scores = evaluate(with_memory(world, policy), cases, config.moments, batch=config.batch, seed=config.seed)
             for score in scores if number == 0 else scores[:1]:
-                lines.append(f"| {kind} | {score.label} | {_row(score.psnr)} | {score.cases} |")
+                lines.append(f"| {kind} | {score.label} | {_row(score)} | {min(score.cases)} |")
                 results.append({"path": kind, **dataclasses.asdict(score)})
         if out is not None:
             shown = roll_out(world, cases[:6], config.seed)
@@ -245,11 +275,12 @@ def evaluate_world(config: EvalConfig, data: Path, weights: Path | None, out: Pa
             save_picture(out.with_name(f"{out.stem}-{kind.replace(' ', '-')}.png"), contact_sheet(rows))
     if out is not None:
         write_json(out, {"config": dataclasses.asdict(config), "scores": results})
+    lines += ["", "dB over pixels that the start picture had shown (in brackets: that any earlier frame had shown)."]
     return "\n".join(lines)
 
 
-def _row(values: Sequence[float]) -> str:
-    return " | ".join(f"{value:.2f}" for value in values)
+def _row(score: Score) -> str:
+    return " | ".join(f"{start:.2f} ({walk:.2f})" for start, walk in zip(score.psnr, score.psnr_walk, strict=True))
 
 
 def _batches(cases: Sequence[Case], size: int) -> Iterator[Sequence[Case]]:

@@ -131,6 +131,13 @@ def lr_factor(step: int, total: int, warmup: int, decay: float) -> float:
     return min(rise, max(0.0, (total - step) / max(1.0, decay * total)))
 
 
+def same_settings(before: Any, now: Any) -> bool:
+    """Whether a checkpoint's settings are today's; settings that did not exist when it was written do not count."""
+    if isinstance(before, dict) and isinstance(now, dict):
+        return all(name in now and same_settings(value, now[name]) for name, value in before.items())
+    return bool(before == now)
+
+
 def train(
     stage: Stage, config: LoopConfig, out: Path, *, progress_bar: bool = True
 ) -> Literal["finished", "interrupted"]:
@@ -170,7 +177,7 @@ class _Run:
             self._write_log({"event": "start", "stage": self.stage.describe()}, truncate=True)
             return
         progress, tensors, described = found
-        if described != json.loads(json.dumps(self.stage.describe())):
+        if not same_settings(described, json.loads(json.dumps(self.stage.describe()))):
             raise ValueError(
                 f"{self.out} holds a run of another configuration: use an empty folder, or the configuration "
                 f"{json.dumps(described)}"

@@ -17,7 +17,7 @@ def mini_vae(minutes: float) -> VaeTrainConfig:
 
 
 def mini_causal(minutes: float) -> CausalTrainConfig:
-    """The mini world's first training; run lengths grow from 2.5 to 5, 10 and 20 seconds."""
+    """The mini world's first training; run lengths grow from 2 to 5, 10 and 20 seconds."""
     return CausalTrainConfig(
         world=mini(),
         loop=LoopConfig(minutes=minutes, warmup=100, decay=0.4, checkpoint_minutes=8),

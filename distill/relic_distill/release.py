@@ -9,7 +9,8 @@ from typing import Any
 
 from torch import Tensor
 
-from relic.checkpoint import load_checkpoint, save_checkpoint
+from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint
+from relic.vae.tiny_vae import TinyVae
 from relic.weights import Manifest, write_manifest
 
 WORLD_FILE = "mini-world.safetensors"
@@ -31,10 +32,12 @@ def release(world: Path, vae: Path, folder: Path, provenance: dict[str, Any]) ->
         provenance: free values for the manifest (recipe, data seed, hours, measured figures).
 
     Raises:
-        ValueError: when a file would be larger than 40 MB.
+        ValueError: when a file would be larger than 40 MB, or the two do not belong together.
     """
     state, config = load_checkpoint(world)
-    load_checkpoint(vae)
+    trained_on = read_metadata(world).get("vae")
+    if trained_on != TinyVae.load(vae).latent_space_digest():
+        raise ValueError(f"{world} was not trained on the latents of {vae}: name its own VAE, or one with its encoder")
     folder.mkdir(parents=True, exist_ok=True)
     size = sum(tensor.numel() * 2 for tensor in state.values())
     if max(size, vae.stat().st_size) > SIZE_LIMIT_BYTES:
@@ -48,15 +51,16 @@ def release(world: Path, vae: Path, folder: Path, provenance: dict[str, Any]) ->
 def git_commit() -> str:
     """The commit the code is at, or `unknown` outside a checkout."""
     try:
-        found = subprocess.run(
-            ["git", "rev-parse", "HEAD"],
-            cwd=Path(__file__).parent,
-            capture_output=True,
-            text=True,
-            check=True,
-        )
+        head = _git("rev-parse", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no")
     except (OSError, subprocess.CalledProcessError):
         return "unknown"
+    return f"{head} with changes" if changed else head
+
+
+def _git(*arguments: str) -> str:
+    folder = Path(__file__).parent
+    found = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
     return found.stdout.strip()
 
 

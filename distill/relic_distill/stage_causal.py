@@ -17,17 +17,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from relic.checkpoint import load_checkpoint, save_checkpoint
-from relic.config import RelicConfig, from_json, to_json
+from relic.checkpoint import load_checkpoint, load_into, save_checkpoint
+from relic.config import RelicConfig, to_json
 from relic.memory.backends import make_memory
 from relic.model.transformer import RelicTransformer
 from relic.pictures import tensor_to_frames
 from relic.rollout import rollout
 from relic.text import MiniLMEncoder, TextEncoder
-from relic.vae.config import VaeConfig
 from relic.vae.tiny_vae import TinyVae
 from relic.world import world_intrinsics
-from relic_data.encode import LatentDataset
+from relic_data.encode import LatentDataset, check_latent_space
 from relic_distill.causal_loss import ClipBatch, NoiseConfig, teacher_forcing_loss
 from relic_distill.clip_sampler import ClipSampler, join
 from relic_distill.ema import Ema
@@ -85,9 +84,23 @@ class CausalTrainConfig:
         ends = [phase.until_step for phase in self.phases]
         if not ends or ends != sorted(ends):
             raise ValueError(f"phases must be given in order of until_step, got {ends}")
+        if (self.sample_frames - 1) % self.world.sampler.block_frames or self.sample_frames < 3:
+            raise ValueError(
+                f"sample_frames {self.sample_frames} does not fill blocks of {self.world.sampler.block_frames}"
+            )
         for phase in self.phases:
             if (phase.frames - 1) % self.world.sampler.block_frames or phase.frames < 2 or phase.batch < 1:
                 raise ValueError(f"{phase} does not fill blocks of {self.world.sampler.block_frames}")
+
+    @property
+    def reached_phases(self) -> tuple[Phase, ...]:
+        """Phases that begin within the run's steps; all of them when its length is given in minutes."""
+        begins = [0, *(phase.until_step for phase in self.phases)]
+        return tuple(
+            phase
+            for phase, begin in zip(self.phases, begins, strict=False)
+            if not self.loop.steps or begin < self.loop.steps
+        )
 
 
 class CausalStage:
@@ -100,6 +113,8 @@ class CausalStage:
     ) -> None:
         self.config = config
         self.vae = vae.eval().requires_grad_(False)
+        self.vae_digest = vae.latent_space_digest()
+        check_latent_space(data, self.vae_digest)
         torch.manual_seed(config.seed)
         self.model = RelicTransformer(config.world.model, world_intrinsics(config.world))
         if init is not None:
@@ -107,6 +122,10 @@ class CausalStage:
         pixel = config.world.model.frames_per_latent
         self.train_clips = ClipSampler(LatentDataset(data, "train"), text_encoder, pixel)
         self.validation_clips = ClipSampler(LatentDataset(data, "validation"), text_encoder, pixel)
+        for phase in config.reached_phases:
+            self.train_clips.require(phase.frames)
+        self.validation_clips.require(config.sample_frames)
+        self._longest = 0
         matrices, others = split_parameters(self.model)
         self.modules: Mapping[str, nn.Module] = {"model": self.model}
         self.optimizers: Mapping[str, Optimizer] = {
@@ -123,12 +142,17 @@ class CausalStage:
 
     def backward(self, step: int) -> dict[str, float]:
         """One step of the phase that `step` belongs to."""
-        phases = self.config.phases
-        phase = next((phase for phase in phases if step < phase.until_step), phases[-1])
+        phase = self._phase(step)
         batch = self.train_clips.draw(phase.batch, phase.frames, step_generator(self.config.seed, step))
         loss = self._loss(batch, torch_generator(self.config.seed, step, 1))
         loss.backward()
         return {"loss": float(loss.detach()), "frames": float(phase.frames)}
+
+    def _phase(self, step: int) -> Phase:
+        phases = self.config.phases
+        phase = next((phase for phase in phases if step < phase.until_step), phases[-1])
+        self._longest = max(earlier.frames for earlier in phases[: phases.index(phase) + 1])
+        return phase
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """Roll the averaged model out on held-out clips; truth above rollout, and figures."""
@@ -149,12 +173,19 @@ class CausalStage:
         error = ((truth.astype(np.float32) - shown) ** 2).mean(axis=(0, 2, 3, 4))
         psnr = 10 * np.log10(255.0**2 / np.maximum(error, 1e-6))
         pixel = config.world.model.frames_per_latent
-        moments = {f"psnr_latent_{i}": float(psnr[1 + (i - 1) * pixel : 1 + i * pixel].mean()) for i in (1, 2, 4, 10)}
+        moments = {
+            f"psnr_latent_{i}": float(psnr[1 + (i - 1) * pixel : 1 + i * pixel].mean())
+            for i in (1, 2, 4, 10)
+            if i < frames
+        }
         return {"neg_loss": -loss, **moments}
 
     def export(self, path: Path) -> None:
-        """The averaged weights with the world's configuration."""
-        save_checkpoint(path, self.averages["model"].state_dict(), to_json(self.config.world))
+        """The averaged weights with the world's configuration; memory looks no older than training has been long."""
+        world = self.config.world
+        age = min(world.memory.max_age, max(1, self._longest - 1))
+        world = dataclasses.replace(world, memory=dataclasses.replace(world.memory, max_age=age))
+        save_checkpoint(path, self.averages["model"].state_dict(), to_json(world), {"vae": self.vae_digest})
 
     def _loss(self, batch: ClipBatch, generator: torch.Generator) -> torch.Tensor:
         world = self.config.world
@@ -185,19 +216,7 @@ def load_matching(model: RelicTransformer, checkpoint: Path) -> None:
     Raises:
         ValueError: when the checkpoint is of another network.
     """
-    state, _ = load_checkpoint(checkpoint)
-    try:
-        model.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    except RuntimeError as error:
-        raise ValueError(f"{checkpoint} does not fit the configured network: {error}") from error
-
-
-def load_vae(checkpoint: Path) -> TinyVae:
-    """A video auto-encoder from its exported weights, in float32."""
-    state, values = load_checkpoint(checkpoint)
-    vae = TinyVae(from_json(VaeConfig, values))
-    vae.load_state_dict({name: tensor.float() for name, tensor in state.items()})
-    return vae
+    load_into(model, load_checkpoint(checkpoint)[0], checkpoint)
 
 
 def train_causal(
@@ -218,7 +237,7 @@ def train_causal(
     Raises:
         ValueError: when data, checkpoints and configuration do not fit together.
     """
-    vae = load_vae(vae_checkpoint)
+    vae = TinyVae.load(vae_checkpoint)
     config = dataclasses.replace(config, world=dataclasses.replace(config.world, vae=copy.copy(vae.config)))
     stage = CausalStage(config, data, vae, MiniLMEncoder(config.world.model.text_tokens), init)
     return train(stage, config.loop, out)

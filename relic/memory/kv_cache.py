@@ -54,7 +54,7 @@ class KVMemory(ABC):
         return self._entries
 
     def append(self, k: Tensor, v: Tensor) -> None:
-        """Commit a block.
+        """Commit a block; memory is constant to gradients (paper, eq. 5).
 
         Args:
             k: `(N, B, F, L, H, D)` after QK-norm, before RoPE.
@@ -62,7 +62,7 @@ class KVMemory(ABC):
         """
         frames = range(self._num_frames, self._num_frames + k.shape[2])
         fresh = tuple(
-            FrameEntry(frame=frame, factor=1, k=k[:, :, i].contiguous(), v=v[:, :, i].contiguous())
+            FrameEntry(frame=frame, factor=1, k=k[:, :, i].detach().contiguous(), v=v[:, :, i].detach().contiguous())
             for i, frame in enumerate(frames)
         )
         self._num_frames += k.shape[2]
@@ -72,8 +72,8 @@ class KVMemory(ABC):
     def view(self, own_tokens: int) -> MemoryView:
         """Memory for the next block, keys rotated to their frames' places.
 
-        A frame older than `max_age` stands at `max_age`, so that rollouts may be longer than the training's. The view
-        is made once a block and stays valid until the memory is written.
+        A frame older than `max_age` stands at `max_age` at most, so that rollouts may be longer than the training's.
+        The view is made once a block and stays valid until the memory is written.
 
         Args:
             own_tokens: slots to reserve for the block's own tokens.
@@ -98,5 +98,9 @@ class KVMemory(ABC):
         return FrameEntry(frame=entry.frame, factor=factor, k=k, v=v)
 
     def _bounded(self, entries: tuple[FrameEntry, ...]) -> tuple[FrameEntry, ...]:
+        """Drop the oldest but the first, several at once, so that what is read is rarely laid out anew."""
         surplus = len(entries) - self.config.max_frames
-        return entries if surplus <= 0 else (entries[0], *entries[1 + surplus :])
+        if surplus <= 0:
+            return entries
+        drop = max(surplus, min(self.config.max_frames // 8, len(entries) - 1 - self.config.window))
+        return (entries[0], *entries[1 + drop :])

@@ -2,7 +2,7 @@
 
 The buffer holds `[own | tail | settled]`: slots for the block that reads, the frames that may still change (the
 window), and the frames that will not. Attention does not mind the order, so the tokens in use are always one slice.
-Settled frames are rotated once, when they settle; only those older than `max_age` turn again with every block.
+Settled frames are rotated once, when they settle; only those older than `max_age` turn again, every few blocks.
 
 Axes: N layers, B batch, K tokens, H heads, D head width.
 """
@@ -55,14 +55,23 @@ class ReadBuffer:
         if start != self._start or not continues:
             self._settled, self._times, self._start, known = [], [], start, 0
         k, v = self._reserve(start + _tokens(settled), entries[0])
-        times = [max(entry.frame, num_frames - self._memory.max_age) for entry in settled]
+        oldest = self._oldest_time(num_frames)
+        times = [max(entry.frame, oldest) for entry in settled]
         moved = max((i + 1 for i, time in enumerate(self._times) if time != times[i]), default=0)
         self._write(settled[:moved], times[:moved], start)
         self._write(settled[known:], times[known:], start + _tokens(settled[:known]))
-        self._write(tail, [max(entry.frame, num_frames - self._memory.max_age) for entry in tail], own_tokens)
+        self._write(tail, [max(entry.frame, oldest) for entry in tail], own_tokens)
         self._settled, self._times = settled, times
         end = start + _tokens(settled)
         return k[:, :, :end], v[:, :, :end]
+
+    def _oldest_time(self, num_frames: int) -> int:
+        """Where frames older than `max_age` stand: never older than that, and moving in strides.
+
+        Only when it moves are they rotated anew.
+        """
+        stride = max(1, self._memory.max_age // 4)
+        return -(-(num_frames - self._memory.max_age) // stride) * stride
 
     def _reserve(self, tokens: int, like: FrameEntry) -> tuple[Tensor, Tensor]:
         """Room for `tokens`; what is settled already is kept."""

@@ -149,7 +149,7 @@ class PoseEncoder(nn.Module):
     def _ray_features(self, rotations_w2c: Tensor, positions: Tensor) -> Tensor:
         last = rotations_w2c.shape[2] - 1
         pick = [last // 2, last]
-        direction = torch.einsum("bfpji,lj->bflpi", rotations_w2c[:, :, pick], self.rays)
+        direction = torch.einsum("bfpji,lj->bflpi", rotations_w2c[:, :, pick], self.rays.to(rotations_w2c.dtype))
         origin = positions[:, :, None, pick].expand_as(direction)
         plucker = torch.cat([direction, torch.linalg.cross(origin, direction), origin], dim=-1)
         return fourier_features(plucker, self.octaves).flatten(3)

@@ -107,5 +107,6 @@ def fourier_features(x: Tensor, octaves: int) -> Tensor:
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     """LayerNorm without parameters, then `x (1 + scale) + shift` (adaLN)."""
-    normed = F.layer_norm(x.float(), x.shape[-1:], eps=eps).to(x.dtype)
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    normed = F.layer_norm(wide, x.shape[-1:], eps=eps).to(x.dtype)
     return torch.addcmul(shift, normed, 1 + scale)

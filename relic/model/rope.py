@@ -51,5 +51,6 @@ def rotation(time_L: Tensor, space_L2: Tensor, head_dim: int, theta: float) -> T
 
 def rotate(x: Tensor, rotation_LD: Tensor) -> Tensor:
     """Rotate `(..., L, heads, D)` by `(L, D / 2)` complex rotations; the dtype of `x` is kept."""
-    pairs = torch.view_as_complex(x.float().reshape(*x.shape[:-1], -1, 2))
+    wide = x.to(torch.promote_types(x.dtype, torch.float32))
+    pairs = torch.view_as_complex(wide.reshape(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * rotation_LD[:, None, :]).flatten(-2).to(x.dtype)

@@ -13,12 +13,16 @@ frames 4i-3 .. 4i and depends on nothing later.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from relic.checkpoint import digest_of, load_checkpoint, load_into
+from relic.config import from_json
 from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR, VaeConfig
 
 _QUARTER = SPATIAL_FACTOR // 2
@@ -165,6 +169,24 @@ class TinyVae(nn.Module):
         self.decoder = Decoder(config)
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
         self.register_buffer("latent_scale", torch.ones(()))
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> TinyVae:
+        """A video auto-encoder from its exported weights, in float32.
+
+        Raises:
+            FileNotFoundError: when there is no such file.
+            ValueError: when it is no checkpoint of a tiny VAE.
+        """
+        state, values = load_checkpoint(checkpoint)
+        vae = cls(from_json(VaeConfig, values))
+        load_into(vae, state, checkpoint)
+        return vae
+
+    def latent_space_digest(self) -> str:
+        """Hex digest of everything that decides latents: two auto-encoders that share it differ in the decoder only."""
+        state: Mapping[str, Tensor] = self.state_dict()
+        return digest_of({name: value for name, value in state.items() if not name.startswith("decoder.")})
 
     def encoder_state(self, batch: int) -> EncoderState:
         """State of `batch` encoding streams before their first frame."""

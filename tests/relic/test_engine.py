@@ -57,6 +57,8 @@ def test_same_seed_same_bytes_other_seed_or_action_or_prompt_other_bytes(world: 
     reference = film()
     assert np.array_equal(film(), reference)
     assert not np.array_equal(film(seed=6), reference)
+    assert not np.array_equal(film(key="KeyS"), reference)
+    assert not np.array_equal(film(prompt="a garden"), reference)
 
 
 def test_rewinding_and_repeating_gives_the_original_frames(world: World) -> None:
@@ -93,6 +95,8 @@ def test_bad_use_is_refused(world: World) -> None:
     engine = WorldEngine(world)
     with pytest.raises(RuntimeError, match=r"call start\(\) before step"):
         engine.step(keys())
+    with pytest.raises(ValueError, match="seed -1 must be at least 0"):
+        engine.start(picture(), "", -1)
     engine.start(picture(), "", 0)
     with pytest.raises(ValueError, match=r"actions of shape \(3, 13\): give \(4, 13\) or \(13,\)"):
         engine.step(np.zeros((3, 13)))

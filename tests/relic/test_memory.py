@@ -186,6 +186,15 @@ def test_control_that_fills_no_block_is_refused() -> None:
         play(MemoryConfig(window=2, max_frames=50), block_frames=3)
 
 
+def test_memory_is_constant_to_gradients() -> None:
+    memory = make_memory(MemoryConfig(window=2, max_frames=50), TINY)
+    k, v = (x.requires_grad_() for x in kv(3))
+    memory.append(k, v)
+    view = memory.view(0)
+    assert view.k is not None
+    assert not view.k.requires_grad
+
+
 def test_settings_out_of_range_are_named() -> None:
     with pytest.raises(ValueError, match="memory policy 'attic'"):
         dataclasses.replace(MemoryConfig(), policy="attic")

@@ -18,7 +18,7 @@ from relic_distill.clip_sampler import ClipSampler
 from relic_distill.loop import step_generator, train
 from relic_distill.recipes import mini_causal, tiny_causal
 from relic_distill.release import release
-from relic_distill.stage_causal import CausalStage, Phase, load_vae, split_parameters
+from relic_distill.stage_causal import CausalStage, Phase, split_parameters
 
 FRAMES = 45
 
@@ -44,7 +44,7 @@ def encoded(tmp_path_factory: pytest.TempPathFactory, write_clip: Callable[..., 
 
 
 def stage(encoded: Path, steps: int = 4) -> CausalStage:
-    vae = load_vae(encoded / "vae.safetensors")
+    vae = TinyVae.load(encoded / "vae.safetensors")
     return CausalStage(tiny_causal(steps), encoded / "latents", vae, HashEncoder(4), None)
 
 
@@ -119,6 +119,44 @@ def test_only_block_matrices_go_to_muon(encoded: Path) -> None:
     matrices, others = split_parameters(model)
     assert len(matrices) == model.config.num_layers * 10
     assert len(matrices) + len(others) == len(list(model.parameters()))
+
+
+def test_another_vae_than_the_datas_is_refused(encoded: Path, tmp_path: Path) -> None:
+    torch.manual_seed(1)
+    other = TinyVae(VaeConfig.tiny())
+    save_checkpoint(tmp_path / "other.safetensors", other.state_dict(), to_json(other.config))
+    with pytest.raises(ValueError, match="was encoded with another VAE"):
+        CausalStage(tiny_causal(4), encoded / "latents", other, HashEncoder(4), None)
+    mine = stage(encoded)
+    mine.backward(0)
+    mine.export(tmp_path / "world.safetensors")
+    with pytest.raises(ValueError, match="was not trained on the latents of"):
+        release(tmp_path / "world.safetensors", tmp_path / "other.safetensors", tmp_path / "weights", {})
+    assert not (tmp_path / "weights").exists()
+
+
+def test_the_export_looks_no_older_than_training_has_been_long(encoded: Path, tmp_path: Path) -> None:
+    trained = stage(encoded)
+    trained.backward(0)
+    trained.export(tmp_path / "world.safetensors")
+    values = load_checkpoint(tmp_path / "world.safetensors")[1]
+    assert values["memory"]["max_age"] == 3
+
+
+def test_runs_longer_than_the_data_are_refused_at_once(encoded: Path) -> None:
+    long = dataclasses.replace(tiny_causal(4), phases=(Phase(until_step=9, frames=50, batch=1),))
+    with pytest.raises(ValueError, match="no clip has 50 latent frames"):
+        CausalStage(long, encoded / "latents", TinyVae.load(encoded / "vae.safetensors"), HashEncoder(4), None)
+    later = (Phase(until_step=4, frames=4, batch=1), Phase(until_step=9, frames=50, batch=1))
+    CausalStage(
+        dataclasses.replace(tiny_causal(4), phases=later),
+        encoded / "latents",
+        TinyVae.load(encoded / "vae.safetensors"),
+        HashEncoder(4),
+        None,
+    )
+    with pytest.raises(ValueError, match="sample_frames 2 does not fill"):
+        dataclasses.replace(tiny_causal(4), sample_frames=2)
 
 
 def test_recipes_are_complete_and_inconsistent_ones_are_refused() -> None:
