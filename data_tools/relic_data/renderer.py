@@ -6,6 +6,8 @@ y down, z forward), the room's world has z up.
 
 from __future__ import annotations
 
+import importlib
+import importlib.util
 import os
 
 os.environ.setdefault("LP_NUM_THREADS", "0")
@@ -54,11 +56,18 @@ class RenderError(RuntimeError):
     """Panda3D cannot open an off-screen buffer; the message says what to install."""
 
 
+def _load_triton_first() -> None:
+    """Import Triton, where it is installed, before Mesa: loaded after Mesa's LLVM, its own LLVM crashes the process."""
+    if importlib.util.find_spec("triton") is not None:
+        importlib.import_module("triton")
+
+
 class Renderer:
     """One off-screen buffer; `load` a scene, then `render` as many poses as needed."""
 
     def __init__(self, height: int = HEIGHT, width: int = WIDTH, fov: float = FOV) -> None:
         self.height, self.width = height, width
+        _load_triton_first()
         core.loadPrcFileData(
             "",
             "load-display p3headlessgl\nwindow-type none\naudio-library-name null\nsync-video 0\n"
