@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import subprocess
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint
+from relic.config import RelicConfig, from_json, to_json
 from relic.vae.tiny_vae import TinyVae
 from relic.weights import Manifest, write_manifest
 
@@ -18,7 +20,7 @@ VAE_FILE = "mini-vae.safetensors"
 SIZE_LIMIT_BYTES = 40_000_000
 
 
-def release(world: Path, vae: Path, folder: Path, provenance: dict[str, Any]) -> Manifest:
+def release(world: Path, vae: Path, folder: Path, provenance: dict[str, Any], *, steps: int | None = None) -> Manifest:
     """Write `mini-world.safetensors`, `mini-vae.safetensors` and `manifest.json`.
 
     The world's tensors become bfloat16; the auto-encoder, which is small and paints the picture, stays as trained.
@@ -31,10 +33,15 @@ def release(world: Path, vae: Path, folder: Path, provenance: dict[str, Any]) ->
         folder: where the weights go; created if absent.
         provenance: free values for the manifest (recipe, data seed, hours, measured figures).
 
+        steps: denoising steps a block that the world is to be played with; None keeps the training's.
+
     Raises:
         ValueError: when a file would be larger than 40 MB, or the two do not belong together.
     """
-    state, config = load_checkpoint(world)
+    state, values = load_checkpoint(world)
+    config = from_json(RelicConfig, values)
+    if steps is not None:
+        config = dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, steps=steps))
     trained_on = read_metadata(world).get("vae")
     if trained_on != TinyVae.load(vae).latent_space_digest():
         raise ValueError(f"{world} was not trained on the latents of {vae}: name its own VAE, or one with its encoder")
@@ -42,7 +49,7 @@ def release(world: Path, vae: Path, folder: Path, provenance: dict[str, Any]) ->
     size = sum(tensor.numel() * 2 for tensor in state.values())
     if max(size, vae.stat().st_size) > SIZE_LIMIT_BYTES:
         raise ValueError(f"{world} ({size} bytes as bfloat16) or {vae} is over {SIZE_LIMIT_BYTES} bytes")
-    save_checkpoint(folder / WORLD_FILE, {name: _half(tensor) for name, tensor in state.items()}, config)
+    save_checkpoint(folder / WORLD_FILE, {name: _half(tensor) for name, tensor in state.items()}, to_json(config))
     shutil.copyfile(vae, folder / f".{VAE_FILE}.partial")
     (folder / f".{VAE_FILE}.partial").replace(folder / VAE_FILE)
     return write_manifest(folder, WORLD_FILE, VAE_FILE, {"git_commit": git_commit(), **provenance})

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from relic.actions import ACTION_NAMES
 from relic.camera import CameraPath, integrate
-from relic.checkpoint import save_checkpoint, sha256_of
+from relic.checkpoint import save_checkpoint
 from relic.config import to_json
 from relic.pictures import frames_to_tensor
 from relic.vae.config import VaeConfig
@@ -100,7 +100,7 @@ def test_poses_actions_and_captions_follow_the_frames(encoded: Path) -> None:
 
 def test_the_manifest_names_the_vae_and_only_training_clips_turn_back(encoded: Path) -> None:
     manifest = json.loads((encoded / "out" / "encoded.json").read_text())
-    assert manifest["vae_sha256"] == sha256_of(encoded / "vae.safetensors")
+    assert manifest["latent_space"] == TinyVae.load(encoded / "vae.safetensors").latent_space_digest()
     names = {
         split: [path.stem for path in LatentDataset(encoded / "out", split).paths] for split in ("train", "validation")
     }

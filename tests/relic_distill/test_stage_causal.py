@@ -108,8 +108,15 @@ def test_training_lowers_the_loss_and_the_release_plays(encoded: Path, tmp_path:
     train(trained, trained.config.loop, tmp_path / "run", progress_bar=False)
     after = trained.sample(tmp_path, 60)["neg_loss"]
     assert after > before + 0.05
-    release(tmp_path / "run" / "latest.safetensors", encoded / "vae.safetensors", tmp_path / "weights", {"recipe": "t"})
+    release(
+        tmp_path / "run" / "latest.safetensors",
+        encoded / "vae.safetensors",
+        tmp_path / "weights",
+        {"recipe": "t"},
+        steps=5,
+    )
     world = World.load(tmp_path / "weights")
+    assert world.config.sampler.steps == 5
     for name, value in trained.averages["model"].state_dict().items():
         torch.testing.assert_close(world.model.state_dict()[name], value.bfloat16().float())
 
