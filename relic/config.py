@@ -9,6 +9,7 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
+from relic.reprojection.config import ReprojectionConfig
 from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR, VaeConfig
 
 COMPRESSION_SCHEDULE = (1, 4, 2, 4, 4, 4, 2, 4, 4, 2, 4, 4, 4, 2, 4, 4, 2, 4)
@@ -19,6 +20,12 @@ MemoryPolicy = Literal["compressed", "full", "window"]
 GeluApproximate = Literal["none", "tanh"]
 CommitPass = Literal["clean", "last"]
 SamplerKind = Literal["euler", "renoise"]
+
+
+def guide_channels(latent_channels: int) -> int:
+    """Channels of a guide: latents of warped frames, and for each pixel frame two shares of known pixels."""
+    return latent_channels + 2 * TEMPORAL_FACTOR
+
 
 _Config = TypeVar("_Config")
 
@@ -41,6 +48,7 @@ class ModelConfig:
         latent_width: latent cells a row.
         frames_per_latent: pixel frames of one latent frame.
         num_actions: width of an action vector.
+        guide_channels: channels of the guide that noisy frames are read with (see `relic.reprojection`); 0 for none.
         pose_encoding: `frame`, one vector a latent frame (the paper's), or `ray`, one a token.
         pose_octaves: highest power of two of the Fourier features of the pose.
         pose_scale_m: metres that make one unit of position for the pose encoder.
@@ -64,6 +72,7 @@ class ModelConfig:
     latent_width: int = 20
     frames_per_latent: int = 4
     num_actions: int = 13
+    guide_channels: int = 0
     pose_encoding: PoseEncoding = "ray"
     pose_octaves: int = 4
     pose_scale_m: float = 2.0
@@ -184,6 +193,11 @@ class RelicConfig:
         preset: name the configuration was derived from.
         fps: pixel frames a second.
         vertical_fov_deg: vertical field of view of the camera, degrees.
+        model: the network.
+        memory: how a rollout remembers.
+        vae: the video auto-encoder.
+        sampler: how a block is drawn.
+        reprojection: how earlier views guide a block; None for a network without a guide (the paper's).
     """
 
     preset: str = "mini"
@@ -193,6 +207,7 @@ class RelicConfig:
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     vae: VaeConfig = field(default_factory=VaeConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    reprojection: ReprojectionConfig | None = None
 
     def __post_init__(self) -> None:
         if self.vae.latent_channels != self.model.in_channels:
@@ -203,6 +218,12 @@ class RelicConfig:
         if self.model.frames_per_latent != TEMPORAL_FACTOR:
             raise ValueError(
                 f"frames_per_latent {self.model.frames_per_latent} must be the VAE's {TEMPORAL_FACTOR} pixel frames"
+            )
+        wanted = 0 if self.reprojection is None else guide_channels(self.model.in_channels)
+        if self.model.guide_channels != wanted:
+            raise ValueError(
+                f"guide_channels {self.model.guide_channels} must be {wanted} "
+                f"{'without' if self.reprojection is None else 'with'} reprojection"
             )
 
     @property
@@ -218,7 +239,10 @@ class RelicConfig:
 
 def mini() -> RelicConfig:
     """The laptop preset: 96x160 pixels, trained in this repository."""
-    return RelicConfig()
+    return RelicConfig(
+        model=ModelConfig(guide_channels=guide_channels(ModelConfig().in_channels)),
+        reprojection=ReprojectionConfig(),
+    )
 
 
 def to_json(config: Any) -> dict[str, Any]:

@@ -29,7 +29,7 @@ from relic.model.conditioning import camera_conditioning
 from relic.model.transformer import TextKV
 from relic.pictures import fit_picture, frames_to_tensor, tensor_to_frames
 from relic.rollout import commit_block, generate_block
-from relic.vae.tiny_vae import DecoderState
+from relic.screen import Screen, ScreenState
 from relic.world import World
 
 Frames = NDArray[np.uint8]
@@ -59,7 +59,7 @@ class EngineStats:
 
     Attributes:
         memory_tokens: tokens each block attends to.
-        memory_bytes: bytes of stored keys and values.
+        memory_bytes: bytes of stored keys, values and views.
         blocks: blocks generated since the start.
         seconds_of_history: seconds of video remembered.
     """
@@ -75,7 +75,7 @@ class Snapshot:
     """A moment of a session; cheap to take, and valid for the engine that took it."""
 
     memory: MemorySnapshot
-    decoder: DecoderState
+    screen: ScreenState
     pose: CameraPose
     blocks: int
     seed: int
@@ -90,7 +90,7 @@ class WorldEngine:
         config = world.config
         self.frames_per_block = config.sampler.block_frames * config.model.frames_per_latent
         self._memory = make_memory(config.memory, config.model)
-        self._decoder: DecoderState | None = None
+        self._screen: Screen | None = None
         self._pose = CameraPose.identity()
         self._blocks = 0
         self._seed = 0
@@ -121,8 +121,9 @@ class WorldEngine:
         camera = camera_conditioning(static_actions(1), CameraPath.identity(), config.model.frames_per_latent)
         memory = make_memory(config.memory, config.model)
         commit_block(self.world.model, memory, self.world.model.encode_control(camera), text, latent)
-        pixels, decoder = self.world.vae.decode_step(latent, self.world.vae.decoder_state(1))
-        self._memory, self._decoder, self._prompt, self._text = memory, decoder, prompt, text
+        screen = self.world.screen()
+        pixels = screen.show(latent, camera)
+        self._memory, self._screen, self._prompt, self._text = memory, screen, prompt, text
         self._pose, self._blocks, self._seed = CameraPose.identity(), 0, seed
         return tensor_to_frames(pixels)[0]
 
@@ -137,18 +138,19 @@ class WorldEngine:
             RuntimeError: before `start`.
             ValueError: for actions of another shape, NaN or negative magnitudes.
         """
-        if self._decoder is None:
+        if self._screen is None:
             raise RuntimeError("the session has no picture yet: call start() before step()")
         began = time.perf_counter()
         rows = self._block_actions(actions)
         config, model = self.world.config, self.world.model
         path = continue_path(self._pose, rows)
-        control = model.encode_control(camera_conditioning(rows, path, config.model.frames_per_latent))
+        camera = camera_conditioning(rows, path, config.model.frames_per_latent)
+        control = model.encode_control(camera, self._screen.guide(camera))
         generator = torch.Generator().manual_seed(_block_seed(self._seed, self._blocks))
         size = (1, config.model.in_channels, config.sampler.block_frames)
         noise = torch.randn(*size, config.model.latent_height, config.model.latent_width, generator=generator)
         latents = generate_block(model, self._memory, control, self._text, noise, config.sampler, generator)
-        pixels, self._decoder = self.world.vae.decode_step(latents, self._decoder)
+        pixels = self._screen.show(latents, camera)
         self._pose = path[len(path) - 1]
         self._blocks += 1
         return StepResult(
@@ -170,11 +172,11 @@ class WorldEngine:
         Raises:
             RuntimeError: before `start`.
         """
-        if self._decoder is None:
+        if self._screen is None:
             raise RuntimeError("the session has no picture yet: call start() before snapshot()")
         return Snapshot(
             memory=self._memory.snapshot(),
-            decoder=self._decoder,
+            screen=self._screen.state,
             pose=self._pose,
             blocks=self._blocks,
             seed=self._seed,
@@ -184,7 +186,9 @@ class WorldEngine:
     def restore(self, snapshot: Snapshot) -> None:
         """Go back; the same actions from here give the same frames as before."""
         self._memory.restore(snapshot.memory)
-        self._decoder, self._pose = snapshot.decoder, snapshot.pose
+        self._screen = self.world.screen()
+        self._screen.state = snapshot.screen
+        self._pose = snapshot.pose
         self._blocks, self._seed = snapshot.blocks, snapshot.seed
         self.set_prompt(snapshot.prompt)
 
@@ -194,7 +198,7 @@ class WorldEngine:
         frames = len(self._memory.entries)
         return EngineStats(
             memory_tokens=self._memory.num_tokens,
-            memory_bytes=self._memory.nbytes,
+            memory_bytes=self._memory.nbytes + (0 if self._screen is None else self._screen.nbytes),
             blocks=self._blocks,
             seconds_of_history=frames * config.model.frames_per_latent / config.fps,
         )

@@ -7,6 +7,7 @@ Axes: B batch, C latent channels, F latent frames of a block, h, w latent cells.
 
 from __future__ import annotations
 
+import dataclasses
 import itertools
 from collections.abc import Iterator
 
@@ -19,6 +20,7 @@ from relic.memory.context import MemoryContext
 from relic.memory.kv_cache import KVMemory
 from relic.model.conditioning import CameraConditioning
 from relic.model.transformer import Control, RelicTransformer, TextKV
+from relic.screen import Screen
 
 
 def denoise_block(
@@ -65,10 +67,10 @@ def commit_block(
     latents: Tensor,
     sigma: float = 0.0,
 ) -> None:
-    """Write a block of clean latents `(B, C, F, h, w)` into memory (one pass, noise level `sigma`)."""
+    """Write a block of clean latents `(B, C, F, h, w)` into memory (one pass without guide, noise level `sigma`)."""
     context = MemoryContext(memory, model.config, latents.shape[2])
     level = latents.new_full((latents.shape[0], latents.shape[2]), sigma)
-    model(latents, level, control, text, context)
+    model(latents, level, dataclasses.replace(control, guide=None), text, context)
     memory.append(*context.own_kv)
 
 
@@ -102,6 +104,7 @@ def rollout(
     text: TextKV,
     sampler: SamplerConfig,
     generator: torch.Generator,
+    screen: Screen | None = None,
 ) -> Iterator[Tensor]:
     """Commit the first latent frame, then draw and commit block after block.
 
@@ -114,6 +117,7 @@ def rollout(
         text: embedded prompt.
         sampler: steps, schedule and block length.
         generator: source of all noise.
+        screen: a fresh one of as many streams, for a network that is guided by what it has shown.
 
     Yields:
         The clean latents `(B, C, F, h, w)` of each generated block.
@@ -127,8 +131,14 @@ def rollout(
             f"{camera.num_frames - 1} latent frames after the first do not fill blocks of {size}: pad the control"
         )
     commit_block(model, memory, model.encode_control(camera[:1]), text, first_latent)
+    if screen is not None:
+        screen.show(first_latent, camera[:1])
     for start in range(1, camera.num_frames, size):
-        control = model.encode_control(camera[start : start + size])
+        block_camera = camera[start : start + size]
+        control = model.encode_control(block_camera, None if screen is None else screen.guide(block_camera))
         shape = (*first_latent.shape[:2], size, *first_latent.shape[3:])
         noise = torch.randn(shape, generator=generator, dtype=first_latent.dtype, device=first_latent.device)
-        yield generate_block(model, memory, control, text, noise, sampler, generator)
+        latents = generate_block(model, memory, control, text, noise, sampler, generator)
+        if screen is not None:
+            screen.show(latents, block_camera)
+        yield latents

@@ -21,14 +21,21 @@ class Manifest:
     Attributes:
         world: file name of the world model's checkpoint.
         vae: file name of the video auto-encoder's checkpoint.
+        depth: file name of the depth network's checkpoint; None for a world without reprojection.
         sha256: digest of each file.
         provenance: recipe, git commit, data seed, training time: free values for people and model cards.
     """
 
     world: str
     vae: str
+    depth: str | None = None
     sha256: dict[str, str]
     provenance: dict[str, Any]
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """Every checkpoint of the folder."""
+        return tuple(name for name in (self.world, self.vae, self.depth) if name is not None)
 
 
 def default_weights_dir() -> Path:
@@ -56,12 +63,13 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
         manifest = Manifest(
             world=values["world"],
             vae=values["vae"],
+            depth=values.get("depth"),
             sha256=values["sha256"],
             provenance=values.get("provenance", {}),
         )
     except (json.JSONDecodeError, KeyError, TypeError) as error:
         raise ValueError(f"{path} is no manifest of a world ({error!r}): fetch the weights folder whole") from error
-    for name in (manifest.world, manifest.vae):
+    for name in manifest.files:
         if not (folder / name).is_file():
             raise FileNotFoundError(f"{path} names {name}, which is missing: fetch the weights folder whole")
         if verify and sha256_of(folder / name) != manifest.sha256.get(name):
@@ -69,17 +77,21 @@ def read_manifest(folder: Path, *, verify: bool = True) -> Manifest:
     return manifest
 
 
-def write_manifest(folder: Path, world: str, vae: str, provenance: dict[str, Any]) -> Manifest:
+def write_manifest(
+    folder: Path, world: str, vae: str, provenance: dict[str, Any], depth: str | None = None
+) -> Manifest:
     """Write `manifest.json` for files that lie in `folder`, atomically."""
     manifest = Manifest(
         world=world,
         vae=vae,
-        sha256={name: sha256_of(folder / name) for name in (world, vae)},
+        depth=depth,
+        sha256={name: sha256_of(folder / name) for name in (world, vae, depth) if name is not None},
         provenance=provenance,
     )
     values = {
         "world": manifest.world,
         "vae": manifest.vae,
+        "depth": manifest.depth,
         "sha256": manifest.sha256,
         "provenance": manifest.provenance,
     }

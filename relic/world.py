@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from relic.camera import Intrinsics
-from relic.checkpoint import load_checkpoint, load_into
-from relic.config import MemoryConfig, ModelConfig, RelicConfig, from_json, mini
+from relic.checkpoint import load_checkpoint, load_into, save_checkpoint
+from relic.config import MemoryConfig, ModelConfig, RelicConfig, from_json, mini, to_json
 from relic.model.transformer import RelicTransformer
+from relic.reprojection.config import DepthConfig, ReprojectionConfig
+from relic.reprojection.depth import DepthNet
+from relic.reprojection.guide import Reprojector
+from relic.screen import Screen
 from relic.text import MiniLMEncoder, TextEncoder
 from relic.vae.config import VaeConfig
 from relic.vae.tiny_vae import TinyVae
-from relic.weights import default_weights_dir, read_manifest
+from relic.weights import Manifest, default_weights_dir, read_manifest, write_manifest
 
 
 class World:
@@ -28,16 +32,27 @@ class World:
         config: preset, sizes, memory and sampler.
         model: the network, in evaluation mode.
         vae: the video auto-encoder, in evaluation mode.
+        depth: the depth network, in evaluation mode; None for a world without reprojection.
+        reprojector: guides new blocks by earlier views; None for a world without.
         text_encoder: prompts to tokens.
         intrinsics: the camera all poses are meant for.
     """
 
-    def __init__(self, config: RelicConfig, model: RelicTransformer, vae: TinyVae, text_encoder: TextEncoder) -> None:
+    def __init__(
+        self,
+        config: RelicConfig,
+        model: RelicTransformer,
+        vae: TinyVae,
+        text_encoder: TextEncoder,
+        depth: DepthNet | None = None,
+    ) -> None:
         self.config = config
         self.model = model.eval().requires_grad_(False)
         self.vae = vae.eval().requires_grad_(False)
         self.text_encoder = text_encoder
         self.intrinsics = world_intrinsics(config)
+        self.depth = depth
+        self.reprojector = make_reprojector(config, self.vae, depth)
 
     @classmethod
     def load(cls, folder: Path | None = None, *, verify: bool = True) -> World:
@@ -58,11 +73,34 @@ class World:
         config = dataclasses.replace(from_json(RelicConfig, values), vae=vae.config)
         model = RelicTransformer(config.model, world_intrinsics(config))
         load_into(model, state, folder / manifest.world)
-        return cls(config, model, vae, MiniLMEncoder(config.model.text_tokens))
+        depth = None if manifest.depth is None else DepthNet.load(folder / manifest.depth)
+        return cls(config, model, vae, MiniLMEncoder(config.model.text_tokens), depth)
+
+    def save(self, folder: Path, provenance: Mapping[str, Any] | None = None) -> Manifest:
+        """Write a weights folder that `load` reads, in the tensors' own precision.
+
+        Args:
+            folder: exists.
+            provenance: free values for the manifest.
+        """
+        config = self.config
+        save_checkpoint(folder / "world.safetensors", self.model.state_dict(), to_json(config))
+        save_checkpoint(folder / "vae.safetensors", self.vae.state_dict(), to_json(config.vae))
+        name = None
+        if self.depth is not None:
+            name = "depth.safetensors"
+            save_checkpoint(folder / name, self.depth.state_dict(), to_json(self.depth.config))
+        return write_manifest(folder, "world.safetensors", "vae.safetensors", dict(provenance or {}), depth=name)
 
     def with_config(self, config: RelicConfig) -> World:
         """The same networks under another memory or sampler."""
-        return World(config, self.model, self.vae, self.text_encoder)
+        return World(config, self.model, self.vae, self.text_encoder, self.depth)
+
+    def screen(self, batch: int = 1) -> Screen:
+        """A fresh way to the pixels for `batch` streams; views are forgotten when the memory's policy is `window`."""
+        memory = self.config.memory
+        window = memory.window if memory.policy == "window" else None
+        return Screen(self.vae, self.intrinsics, self.reprojector, batch=batch, window=window)
 
     @classmethod
     def tiny(cls, seed: int = 0, config: RelicConfig | None = None) -> World:
@@ -70,9 +108,12 @@ class World:
         config = config or dataclasses.replace(
             mini(),
             preset="tiny",
-            model=ModelConfig(dim=48, num_layers=2, num_heads=2, ffn_dim=64, text_tokens=4, freq_dim=16),
+            model=ModelConfig(
+                dim=48, num_layers=2, num_heads=2, ffn_dim=64, text_tokens=4, freq_dim=16, guide_channels=24
+            ),
             memory=MemoryConfig(window=2, max_frames=40, max_age=20),
             vae=VaeConfig.tiny(),
+            reprojection=ReprojectionConfig(depth=DepthConfig.tiny()),
             sampler=dataclasses.replace(mini().sampler, steps=2),
         )
         with torch.random.fork_rng():
@@ -80,7 +121,11 @@ class World:
             model = RelicTransformer(config.model, world_intrinsics(config))
             for layer in (model.proj_out, *model.action_encoder.proj_out, *model.pose_encoder.proj_out):
                 torch.nn.init.normal_(cast(torch.nn.Linear, layer).weight, std=0.1)
-            return cls(config, model, TinyVae(config.vae), HashEncoder(config.model.text_tokens))
+            depth = None
+            if config.reprojection is not None:
+                torch.nn.init.normal_(model.guide_embedding.weight, std=0.1)
+                depth = DepthNet(config.reprojection.depth)
+            return cls(config, model, TinyVae(config.vae), HashEncoder(config.model.text_tokens), depth)
 
 
 class HashEncoder:
@@ -96,6 +141,22 @@ class HashEncoder:
             seed = int.from_bytes(hashlib.sha256(prompt.encode()).digest()[:7], "little")
             rows.append(torch.randn(self.num_tokens, self.width, generator=torch.Generator().manual_seed(seed)))
         return torch.stack(rows) * torch.tensor([bool(prompt) for prompt in prompts])[:, None, None]
+
+
+def make_reprojector(config: RelicConfig, vae: TinyVae, depth: DepthNet | None) -> Reprojector | None:
+    """What guides the blocks of a world, or None where its configuration has no reprojection.
+
+    Raises:
+        ValueError: for a configuration with reprojection and no depth network.
+    """
+    if config.reprojection is None:
+        return None
+    if depth is None:
+        raise ValueError(
+            f"the {config.preset} world is guided by reprojection: name the weights of a depth network for it"
+        )
+    depth.eval().requires_grad_(False)
+    return Reprojector(vae, depth, world_intrinsics(config), config.reprojection)
 
 
 def world_intrinsics(config: RelicConfig) -> Intrinsics:

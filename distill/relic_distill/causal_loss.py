@@ -14,6 +14,7 @@ from relic.config import MemoryConfig
 from relic.flow_matching import add_noise, shift_sigma, velocity_target
 from relic.model.conditioning import CameraConditioning
 from relic.model.transformer import RelicTransformer
+from relic.reprojection.warp import Views
 from relic_distill.forcing import TeacherForcingContext
 
 
@@ -25,11 +26,13 @@ class ClipBatch:
         latents: `(B, C, T, h, w)`; frame 0 is the start picture's.
         camera: control of the T latent frames, poses in the world of the start picture.
         text: `(B, S, text_dim)`.
+        views: known views of each run in its world, see `relic_distill.training_guide`; None for a world without guide.
     """
 
     latents: Tensor
     camera: CameraConditioning
     text: Tensor
+    views: Views | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,11 +71,21 @@ def teacher_forcing_loss(
     block_frames: int,
     noise: NoiseConfig,
     generator: torch.Generator,
+    guide: Tensor | None = None,
 ) -> Tensor:
     """Mean squared error of the velocity of every latent frame after the first, given the clean past.
 
     One pass holds clean and noisy frames (see `relic_distill.forcing`); frames of a block share a noise level, blocks
     draw their own. The start picture is always clean.
+
+    Args:
+        model: the network.
+        batch: clips.
+        memory: policy, window and schedule.
+        block_frames: latent frames of a block.
+        noise: levels to draw.
+        generator: of levels and noise.
+        guide: `(B, G, T - 1, h, w)` of the frames after the first; clean frames are read without.
 
     Returns:
         Scalar loss.
@@ -89,7 +102,7 @@ def teacher_forcing_loss(
     pass_latents = latents[:, :, forcing.frame_indices]
     eps = torch.randn(pass_latents.shape, generator=generator)
     by_frame = add_noise(pass_latents.transpose(1, 2), eps.transpose(1, 2), pass_sigma).transpose(1, 2)
-    control = model.encode_control(forcing.pass_camera(batch.camera))
+    control = model.encode_control(forcing.pass_camera(batch.camera), forcing.pass_guide(guide))
     predicted = model(by_frame, pass_sigma, control, model.encode_text(batch.text), forcing)
     target = velocity_target(latents[:, :, 1:], eps[:, :, forcing.num_clean :])
     return (predicted[:, :, forcing.num_clean :] - target).square().mean()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import lru_cache
 
 import numpy as np
@@ -10,11 +11,15 @@ from torch import Tensor
 
 from relic.actions import static_actions
 from relic.model.conditioning import camera_conditioning, stack_conditioning
+from relic.reprojection.warp import Views
 from relic.text import TextEncoder
-from relic_data.encode import LatentClip, LatentDataset
+from relic_data.encode import LatentDataset
 from relic_distill.causal_loss import ClipBatch
 
 _CACHED_CLIPS = 4096
+
+Viewer = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Still latents `(L, C, h, w)` -> their pictures `(L, 3, H, W)` in [-1, 1] and z-depth `(L, H, W)`."""
 
 
 class ClipSampler:
@@ -24,17 +29,28 @@ class ClipSampler:
         dataset: encoded clips of one split.
         text_encoder: encodes captions.
         frames_per_latent: pixel frames of a latent frame.
+        viewer: shows the pictures of latent frames, for a world with a guide.
+        extra_views: views of a run taken from anywhere in its clip.
 
     Raises:
         ValueError: when the split is empty.
     """
 
-    def __init__(self, dataset: LatentDataset, text_encoder: TextEncoder, frames_per_latent: int) -> None:
+    def __init__(
+        self,
+        dataset: LatentDataset,
+        text_encoder: TextEncoder,
+        frames_per_latent: int,
+        viewer: Viewer | None = None,
+        extra_views: int = 0,
+    ) -> None:
         if len(dataset) == 0:
             raise ValueError(f"no encoded clips in {dataset.root}: run `relic data encode` first")
         self.dataset = dataset
         self._text_encoder = text_encoder
         self._pixel = frames_per_latent
+        self._viewer, self._extra = viewer, extra_views
+        self._seen = lru_cache(maxsize=_CACHED_CLIPS)(self._see)
         self._clip = lru_cache(maxsize=_CACHED_CLIPS)(dataset.get)
         self._text = lru_cache(maxsize=_CACHED_CLIPS)(self._encode_text)
 
@@ -47,12 +63,14 @@ class ClipSampler:
         fitting = self._long_enough(num_frames)
         runs = []
         for _ in range(batch):
-            clip = self._clip(int(random.choice(fitting)))
-            runs.append(self.run(clip, int(random.integers(clip.num_frames - num_frames + 1)), num_frames))
+            index = int(random.choice(fitting))
+            start = int(random.integers(self._clip(index).num_frames - num_frames + 1))
+            runs.append(self.run(index, start, num_frames, random))
         return join(runs)
 
-    def run(self, clip: LatentClip, start: int, num_frames: int) -> ClipBatch:
-        """The run that begins at latent frame `start`: its first latent is that of the picture alone."""
+    def run(self, index: int, start: int, num_frames: int, random: np.random.Generator) -> ClipBatch:
+        """The run of clip `index` from latent frame `start` on; its first latent is that of the picture alone."""
+        clip = self._clip(index)
         first = start * self._pixel
         frames = slice(first, first + 1 + self._pixel * (num_frames - 1))
         path = clip.path[frames].rebased()
@@ -64,7 +82,28 @@ class ClipSampler:
             latents=latents.float().transpose(0, 1)[None],
             camera=camera_conditioning(actions, path, self._pixel),
             text=self._text(caption)[None],
+            views=None if self._viewer is None else self._views(index, start, num_frames, random),
         )
+
+    def _views(self, index: int, start: int, num_frames: int, random: np.random.Generator) -> Views:
+        """Views at the end of the run's latent frames, then some from anywhere in the clip, in the run's world."""
+        clip = self._clip(index)
+        others = random.integers(clip.num_frames, size=self._extra)
+        chosen = np.concatenate([np.arange(start, start + num_frames), others])
+        path = clip.path.rebased(start * self._pixel)[:: self._pixel]
+        pictures, depth = self._seen(index)
+        return Views(
+            pictures=pictures[chosen][None].float().div(127.5).sub(1.0),
+            depth=depth[chosen][None].float(),
+            rotations_w2c=torch.from_numpy(path.rotations_w2c[chosen]).float()[None],
+            positions=torch.from_numpy(path.positions[chosen]).float()[None],
+        )
+
+    def _see(self, index: int) -> tuple[Tensor, Tensor]:
+        """Every latent frame's picture, uint8, and depth, half precision: small enough to keep."""
+        assert self._viewer is not None
+        pictures, depth = self._viewer(self._clip(index).pictures.float())
+        return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8), depth.half()
 
     def require(self, num_frames: int) -> None:
         """Check that some clip has `num_frames` latent frames.
@@ -92,4 +131,16 @@ def join(runs: list[ClipBatch]) -> ClipBatch:
         latents=torch.cat([run.latents for run in runs]),
         camera=stack_conditioning([run.camera for run in runs]),
         text=torch.cat([run.text for run in runs]),
+        views=_join_views([run.views for run in runs if run.views is not None]),
+    )
+
+
+def _join_views(views: list[Views]) -> Views | None:
+    if not views:
+        return None
+    return Views(
+        pictures=torch.cat([view.pictures for view in views]),
+        depth=torch.cat([view.depth for view in views]),
+        rotations_w2c=torch.cat([view.rotations_w2c for view in views]),
+        positions=torch.cat([view.positions for view in views]),
     )

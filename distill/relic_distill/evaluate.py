@@ -153,7 +153,7 @@ def roll_out(world: World, cases: Sequence[Case], seed: int) -> Frames:
     text = world.model.encode_text(world.text_encoder.encode([case.prompt for case in cases]))
     memory = make_memory(config.memory, config.model)
     generator = torch.Generator().manual_seed(seed)
-    blocks = rollout(world.model, memory, latent, camera, text, config.sampler, generator)
+    blocks = rollout(world.model, memory, latent, camera, text, config.sampler, generator, world.screen(len(cases)))
     return tensor_to_frames(world.vae.decode(torch.cat([latent, *blocks], dim=2)))
 
 

@@ -58,6 +58,12 @@ class TeacherForcingContext:
             positions=camera.positions[:, index],
         )
 
+    def pass_guide(self, guide: Tensor | None) -> Tensor | None:
+        """Guides `(B, G, T - 1, h, w)` of the noisy frames laid out as the pass: clean frames have none."""
+        if guide is None:
+            return None
+        return torch.cat([guide.new_zeros((*guide.shape[:2], self.num_clean, *guide.shape[3:])), guide], dim=2)
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `relic.model.attention.AttentionContext.attend`; F = C + T - 1."""
         turn = self._rotation(self.frame_indices, 1)

@@ -5,15 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 
 from relic.config import MemoryConfig, ModelConfig, RelicConfig, SamplerConfig, mini
+from relic.reprojection.config import DepthConfig, ReprojectionConfig
 from relic.vae.config import VaeConfig
 from relic_distill.loop import LoopConfig
 from relic_distill.stage_causal import CausalTrainConfig, Phase
+from relic_distill.stage_depth import DepthTrainConfig
 from relic_distill.stage_vae import VaeTrainConfig
 
 
 def mini_vae(minutes: float) -> VaeTrainConfig:
     """The mini world's video auto-encoder."""
     return VaeTrainConfig(vae=mini().vae, loop=LoopConfig(minutes=minutes, warmup=50, checkpoint_minutes=5))
+
+
+def mini_depth(minutes: float) -> DepthTrainConfig:
+    """The mini world's depth network."""
+    return DepthTrainConfig(loop=LoopConfig(minutes=minutes, warmup=50, checkpoint_minutes=5))
 
 
 def mini_causal(minutes: float) -> CausalTrainConfig:
@@ -35,10 +42,13 @@ def tiny_causal(steps: int) -> CausalTrainConfig:
     return CausalTrainConfig(
         world=RelicConfig(
             preset="tiny",
-            model=ModelConfig(dim=32, num_layers=2, num_heads=2, ffn_dim=64, text_tokens=4, freq_dim=16),
+            model=ModelConfig(
+                dim=32, num_layers=2, num_heads=2, ffn_dim=64, text_tokens=4, freq_dim=16, guide_channels=24
+            ),
             memory=MemoryConfig(window=2, max_frames=40),
             vae=VaeConfig.tiny(),
             sampler=SamplerConfig(steps=2),
+            reprojection=ReprojectionConfig(depth=DepthConfig.tiny()),
         ),
         loop=LoopConfig(steps=steps, warmup=2, checkpoint_minutes=60, log_every=2),
         phases=(Phase(until_step=steps, frames=4, batch=2),),
@@ -48,4 +58,5 @@ def tiny_causal(steps: int) -> CausalTrainConfig:
 
 
 CAUSAL_RECIPES: Mapping[str, Callable[[float], CausalTrainConfig]] = {"mini": mini_causal}
+DEPTH_RECIPES: Mapping[str, Callable[[float], DepthTrainConfig]] = {"mini": mini_depth}
 VAE_RECIPES: Mapping[str, Callable[[float], VaeTrainConfig]] = {"mini": mini_vae}

@@ -17,13 +17,23 @@ from relic.weights import Manifest, write_manifest
 
 WORLD_FILE = "mini-world.safetensors"
 VAE_FILE = "mini-vae.safetensors"
+DEPTH_FILE = "mini-depth.safetensors"
 SIZE_LIMIT_BYTES = 40_000_000
 
 
-def release(world: Path, vae: Path, folder: Path, provenance: dict[str, Any], *, steps: int | None = None) -> Manifest:
-    """Write `mini-world.safetensors`, `mini-vae.safetensors` and `manifest.json`.
+def release(
+    world: Path,
+    vae: Path,
+    folder: Path,
+    provenance: dict[str, Any],
+    *,
+    depth: Path | None = None,
+    steps: int | None = None,
+) -> Manifest:
+    """Write `mini-world.safetensors`, `mini-vae.safetensors`, `mini-depth.safetensors` and `manifest.json`.
 
-    The world's tensors become bfloat16; the auto-encoder, which is small and paints the picture, stays as trained.
+    The tensors of world and depth network become bfloat16; the auto-encoder, which is small and paints the picture,
+    stays as trained.
     The folder's manifest is replaced last, so a stop in between leaves the old one with a digest that does not
     match, never a wrong world that loads.
 
@@ -32,7 +42,7 @@ def release(world: Path, vae: Path, folder: Path, provenance: dict[str, Any], *,
         vae: exported weights of the auto-encoder it was trained on.
         folder: where the weights go; created if absent.
         provenance: free values for the manifest (recipe, data seed, hours, measured figures).
-
+        depth: exported weights of the depth network, for a world with reprojection.
         steps: denoising steps a block that the world is to be played with; None keeps the training's.
 
     Raises:
@@ -45,6 +55,11 @@ def release(world: Path, vae: Path, folder: Path, provenance: dict[str, Any], *,
     trained_on = read_metadata(world).get("vae")
     if trained_on != TinyVae.load(vae).latent_space_digest():
         raise ValueError(f"{world} was not trained on the latents of {vae}: name its own VAE, or one with its encoder")
+    if (depth is None) != (config.reprojection is None):
+        raise ValueError(
+            f"{world} is {'not ' if config.reprojection is None else ''}guided by reprojection: "
+            f"{'leave the depth network out' if depth is not None else 'name its depth network'}"
+        )
     folder.mkdir(parents=True, exist_ok=True)
     size = sum(tensor.numel() * 2 for tensor in state.values())
     if max(size, vae.stat().st_size) > SIZE_LIMIT_BYTES:
@@ -52,7 +67,16 @@ def release(world: Path, vae: Path, folder: Path, provenance: dict[str, Any], *,
     save_checkpoint(folder / WORLD_FILE, {name: _half(tensor) for name, tensor in state.items()}, to_json(config))
     shutil.copyfile(vae, folder / f".{VAE_FILE}.partial")
     (folder / f".{VAE_FILE}.partial").replace(folder / VAE_FILE)
-    return write_manifest(folder, WORLD_FILE, VAE_FILE, {"git_commit": git_commit(), **provenance})
+    if depth is not None:
+        network, sizes = load_checkpoint(depth)
+        save_checkpoint(folder / DEPTH_FILE, {name: _half(tensor) for name, tensor in network.items()}, sizes)
+    return write_manifest(
+        folder,
+        WORLD_FILE,
+        VAE_FILE,
+        {"git_commit": git_commit(), **provenance},
+        depth=None if depth is None else DEPTH_FILE,
+    )
 
 
 def git_commit() -> str:

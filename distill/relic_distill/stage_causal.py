@@ -22,10 +22,13 @@ from relic.config import RelicConfig, to_json
 from relic.memory.backends import make_memory
 from relic.model.transformer import RelicTransformer
 from relic.pictures import tensor_to_frames
+from relic.reprojection.depth import DepthNet
+from relic.reprojection.view_memory import ViewFinder
 from relic.rollout import rollout
+from relic.screen import Screen
 from relic.text import MiniLMEncoder, TextEncoder
 from relic.vae.tiny_vae import TinyVae
-from relic.world import world_intrinsics
+from relic.world import make_reprojector, world_intrinsics
 from relic_data.encode import LatentDataset, check_latent_space
 from relic_distill.causal_loss import ClipBatch, NoiseConfig, teacher_forcing_loss
 from relic_distill.clip_sampler import ClipSampler, join
@@ -33,6 +36,7 @@ from relic_distill.ema import Ema
 from relic_distill.images import contact_sheet, save_picture
 from relic_distill.loop import LoopConfig, step_generator, torch_generator, train
 from relic_distill.muon import Muon
+from relic_distill.training_guide import GuideConfig, TrainingGuide
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +63,7 @@ class CausalTrainConfig:
         loop: length, schedule and checkpoints.
         phases: run lengths, in order of `until_step`.
         noise: noise levels of targets and context.
+        guide: what is made of guides, for a world with reprojection.
         lr_muon: peak learning rate of the blocks' matrices.
         lr_adamw: peak learning rate of everything else.
         weight_decay: of the matrices.
@@ -72,6 +77,7 @@ class CausalTrainConfig:
     phases: tuple[Phase, ...]
     world: RelicConfig = field(default_factory=RelicConfig)
     noise: NoiseConfig = field(default_factory=NoiseConfig)
+    guide: GuideConfig = field(default_factory=GuideConfig)
     lr_muon: float = 5e-3
     lr_adamw: float = 1e-3
     weight_decay: float = 0.01
@@ -109,7 +115,13 @@ class CausalStage:
     validation_metric = "neg_loss"
 
     def __init__(
-        self, config: CausalTrainConfig, data: Path, vae: TinyVae, text_encoder: TextEncoder, init: Path | None
+        self,
+        config: CausalTrainConfig,
+        data: Path,
+        vae: TinyVae,
+        text_encoder: TextEncoder,
+        init: Path | None,
+        depth: DepthNet | None = None,
     ) -> None:
         self.config = config
         self.vae = vae.eval().requires_grad_(False)
@@ -119,9 +131,25 @@ class CausalStage:
         self.model = RelicTransformer(config.world.model, world_intrinsics(config.world))
         if init is not None:
             load_matching(self.model, init)
-        pixel = config.world.model.frames_per_latent
-        self.train_clips = ClipSampler(LatentDataset(data, "train"), text_encoder, pixel)
-        self.validation_clips = ClipSampler(LatentDataset(data, "validation"), text_encoder, pixel)
+        intrinsics = world_intrinsics(config.world)
+        self.reprojector = make_reprojector(config.world, self.vae, depth)
+        self._guide = (
+            None
+            if self.reprojector is None
+            else TrainingGuide(
+                self.reprojector, ViewFinder(intrinsics), config.guide, config.world.sampler.block_frames
+            )
+        )
+        self.train_clips, self.validation_clips = (
+            ClipSampler(
+                LatentDataset(data, split),
+                text_encoder,
+                config.world.model.frames_per_latent,
+                None if self.reprojector is None else self._view,
+                config.guide.extra_views,
+            )
+            for split in ("train", "validation")
+        )
         for phase in config.reached_phases:
             self.train_clips.require(phase.frames)
         self.validation_clips.require(config.sample_frames)
@@ -187,10 +215,20 @@ class CausalStage:
         world = dataclasses.replace(world, memory=dataclasses.replace(world.memory, max_age=age))
         save_checkpoint(path, self.averages["model"].state_dict(), to_json(world), {"vae": self.vae_digest})
 
+    @torch.no_grad()
+    def _view(self, stills: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Pictures and depth of still latents `(L, C, h, w)`, see `relic_distill.clip_sampler.Viewer`."""
+        assert self.reprojector is not None
+        pictures = self.vae.decode(stills.unsqueeze(2))[:, :, 0].clamp(-1, 1)
+        return pictures, self.reprojector.see_depth(pictures)
+
     def _loss(self, batch: ClipBatch, generator: torch.Generator) -> torch.Tensor:
         world = self.config.world
+        guide = None
+        if self._guide is not None and batch.views is not None:
+            guide = self._guide(batch.views, batch.camera, generator)
         return teacher_forcing_loss(
-            self.model, batch, world.memory, world.sampler.block_frames, self.config.noise, generator
+            self.model, batch, world.memory, world.sampler.block_frames, self.config.noise, generator, guide
         )
 
     def _roll_out(self, batch: ClipBatch) -> np.ndarray:
@@ -199,7 +237,8 @@ class CausalStage:
         text = self.model.encode_text(batch.text)
         memory = make_memory(world.memory, world.model)
         generator = torch_generator(self.config.seed, 0, 4)
-        blocks = rollout(self.model, memory, first, batch.camera, text, world.sampler, generator)
+        screen = Screen(self.vae, world_intrinsics(world), self.reprojector, batch=len(first))
+        blocks = rollout(self.model, memory, first, batch.camera, text, world.sampler, generator, screen)
         return tensor_to_frames(self.vae.decode(torch.cat([first, *blocks], dim=2)))
 
 
@@ -211,16 +250,25 @@ def split_parameters(model: RelicTransformer) -> tuple[list[nn.Parameter], list[
 
 
 def load_matching(model: RelicTransformer, checkpoint: Path) -> None:
-    """Start a model from exported weights.
+    """Start a model from exported weights; a guide the checkpoint knows nothing of starts silent.
 
     Raises:
         ValueError: when the checkpoint is of another network.
     """
-    load_into(model, load_checkpoint(checkpoint)[0], checkpoint)
+    state = load_checkpoint(checkpoint)[0]
+    if model.config.guide_channels:
+        state.setdefault("guide_embedding.weight", model.guide_embedding.weight.detach())
+    load_into(model, state, checkpoint)
 
 
 def train_causal(
-    config: CausalTrainConfig, data: Path, vae_checkpoint: Path, out: Path, *, init: Path | None = None
+    config: CausalTrainConfig,
+    data: Path,
+    vae_checkpoint: Path,
+    out: Path,
+    *,
+    init: Path | None = None,
+    depth_checkpoint: Path | None = None,
 ) -> str:
     """Train, or go on training, the causal world model.
 
@@ -230,6 +278,7 @@ def train_causal(
         vae_checkpoint: the auto-encoder the data was encoded with.
         out: folder of the run.
         init: exported weights to start from; ignored once `out` holds a checkpoint.
+        depth_checkpoint: the depth network of a world with reprojection.
 
     Returns:
         "finished" or "interrupted".
@@ -238,6 +287,10 @@ def train_causal(
         ValueError: when data, checkpoints and configuration do not fit together.
     """
     vae = TinyVae.load(vae_checkpoint)
-    config = dataclasses.replace(config, world=dataclasses.replace(config.world, vae=copy.copy(vae.config)))
-    stage = CausalStage(config, data, vae, MiniLMEncoder(config.world.model.text_tokens), init)
+    world = dataclasses.replace(config.world, vae=copy.copy(vae.config))
+    depth = None if depth_checkpoint is None else DepthNet.load(depth_checkpoint)
+    if world.reprojection is not None and depth is not None:
+        world = dataclasses.replace(world, reprojection=dataclasses.replace(world.reprojection, depth=depth.config))
+    config = dataclasses.replace(config, world=world)
+    stage = CausalStage(config, data, vae, MiniLMEncoder(config.world.model.text_tokens), init, depth)
     return train(stage, config.loop, out)

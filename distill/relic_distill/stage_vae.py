@@ -67,7 +67,7 @@ class VaeTrainConfig:
     weight_decay: float = 0.0
     mse_weight: float = 1.0
     l1_weight: float = 0.1
-    gradient_weight: float = 0.1
+    gradient_weight: float = 0.05
     latent_weight: float = 1e-4
     latent_noise: float = 0.03
     ema_decay: float = 0.998

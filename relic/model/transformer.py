@@ -29,10 +29,17 @@ TIME_SCALE = 1000.0
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """Embedded camera control: one tensor a layer, for actions `(B, F, 1, M)` and poses `(B, F, 1 or L, M)`."""
+    """Embedded control of a block.
+
+    Attributes:
+        actions: `(B, F, 1, M)` for each layer.
+        poses: `(B, F, 1 or L, M)` for each layer.
+        guide: `(B, F, L, M)` what earlier views show of the block; None without.
+    """
 
     actions: list[Tensor]
     poses: list[Tensor]
+    guide: Tensor | None = None
 
 
 class ConditionEmbedder(nn.Module):
@@ -90,6 +97,8 @@ class RelicTransformer(nn.Module):
         self.config = config
         patch = (1, config.patch_size, config.patch_size)
         self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, patch, stride=patch)
+        if config.guide_channels:
+            self.guide_embedding = nn.Linear(config.guide_channels * config.patch_size**2, config.dim, bias=False)
         self.condition_embedder = ConditionEmbedder(config)
         self.action_encoder = ActionEncoder(config)
         self.pose_encoder = PoseEncoder(config, intrinsics)
@@ -103,12 +112,15 @@ class RelicTransformer(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear):
                 nn.init.xavier_uniform_(module.weight)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
         for embedder in (self.condition_embedder.time_embedder, self.condition_embedder.text_embedder):
             nn.init.normal_(embedder.linear_1.weight, std=0.02)
             nn.init.normal_(embedder.linear_2.weight, std=0.02)
         silent = [*self.action_encoder.proj_out, *self.pose_encoder.proj_out, self.proj_out]
+        if self.config.guide_channels:
+            silent.append(self.guide_embedding)
         for layer in silent:
             nn.init.zeros_(layer.weight)
 
@@ -117,12 +129,27 @@ class RelicTransformer(nn.Module):
         embedded = self.condition_embedder.text_embedder(text)
         return [cast(RelicBlock, block).attn2.keys_values(embedded) for block in self.blocks]
 
-    def encode_control(self, camera: CameraConditioning) -> Control:
-        """Actions and poses -> embeddings for every layer; made once a block."""
+    def encode_control(self, camera: CameraConditioning, guide: Tensor | None = None) -> Control:
+        """Actions, poses and guide -> embeddings; made once a block.
+
+        Args:
+            camera: control of the block.
+            guide: `(B, G, F, h, w)`, see `relic.reprojection.guide`; None where nothing is known.
+
+        Raises:
+            ValueError: for a guide to a network that takes none.
+        """
+        if guide is not None and not self.config.guide_channels:
+            raise ValueError("a guide for a network that takes none: its guide_channels are 0")
         return Control(
             actions=self.action_encoder(camera.actions),
             poses=self.pose_encoder(camera.rotations_w2c, camera.positions),
+            guide=None if guide is None else self.guide_embedding(self._patches(guide)),
         )
+
+    def _patches(self, cells: Tensor) -> Tensor:
+        size = self.config.patch_size
+        return rearrange(cells, "b c f (y p) (x q) -> b f (y x) (c p q)", p=size, q=size)
 
     def forward(
         self, latents: Tensor, sigma: Tensor, control: Control, text: TextKV, context: AttentionContext
@@ -140,8 +167,11 @@ class RelicTransformer(nn.Module):
             `(B, C, F, h, w)`.
         """
         size = self.config.patch_size
-        patches = rearrange(latents, "b c f (y p) (x q) -> b f (y x) (c p q)", p=size, q=size)
-        x = nn.functional.linear(patches, self.patch_embedding.weight.flatten(1), self.patch_embedding.bias)
+        x = nn.functional.linear(
+            self._patches(latents), self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
+        )
+        if control.guide is not None:
+            x = x + control.guide
         embedded, modulation = self.condition_embedder.time(sigma)
         for layer, block in enumerate(self.blocks):
             x = block(x, modulation, control.actions[layer], control.poses[layer], text[layer], context, layer)

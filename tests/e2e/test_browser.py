@@ -23,9 +23,7 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Browser, Page, expect, sync_playwright
 
-from relic.checkpoint import save_checkpoint
-from relic.config import to_json
-from relic.weights import MANIFEST, default_weights_dir, write_manifest
+from relic.weights import MANIFEST, default_weights_dir
 from relic.world import World
 
 pytestmark = pytest.mark.browser
@@ -48,9 +46,7 @@ AWAKE = "() => window.relic?.report().world === 'awake'"
 def make_tiny_weights(folder: Path) -> Path:
     """A random world and twelve start pictures, in the form of the shipped ones."""
     world = World.tiny(seed=0)
-    for name, module, config in (("world", world.model, world.config), ("vae", world.vae, world.config.vae)):
-        save_checkpoint(folder / f"{name}.safetensors", module.state_dict(), to_json(config), {})
-    write_manifest(folder, "world.safetensors", "vae.safetensors", {})
+    world.save(folder)
     gallery = folder / "gallery"
     gallery.mkdir()
     rng = np.random.default_rng(0)

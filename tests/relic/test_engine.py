@@ -7,11 +7,11 @@ from PIL import Image
 
 from relic.actions import STATIC, Speeds, action_from_keys
 from relic.camera import integrate
-from relic.checkpoint import load_checkpoint, save_checkpoint
+from relic.checkpoint import load_checkpoint
 from relic.config import RelicConfig, from_json, mini, to_json
 from relic.engine import WorldEngine
 from relic.pictures import fit_picture
-from relic.weights import read_manifest, write_manifest
+from relic.weights import read_manifest
 from relic.world import World
 
 
@@ -44,7 +44,8 @@ def test_a_block_has_frames_and_the_poses_the_actions_lead_to(world: World) -> N
     stats = engine.stats()
     assert stats.blocks == 2
     assert stats.memory_tokens == 3 * 60
-    assert stats.memory_bytes == stats.memory_tokens * 2 * 2 * 48 * 4
+    views = 2
+    assert stats.memory_bytes == stats.memory_tokens * 2 * 2 * 48 * 4 + views * 4 * 96 * 160 * 4
     assert stats.seconds_of_history == 3 * 4 / 16
 
 
@@ -113,14 +114,8 @@ def test_pictures_are_cropped_at_the_centre() -> None:
     assert (fit_picture(grey, 96, 160) == 77).all()
 
 
-def save_world(world: World, folder: Path) -> None:
-    save_checkpoint(folder / "world.safetensors", world.model.state_dict(), to_json(world.config))
-    save_checkpoint(folder / "vae.safetensors", world.vae.state_dict(), to_json(world.config.vae))
-    write_manifest(folder, "world.safetensors", "vae.safetensors", {"recipe": "none"})
-
-
 def test_a_saved_world_plays_the_same(world: World, tmp_path: Path) -> None:
-    save_world(world, tmp_path)
+    world.save(tmp_path)
     loaded = World.load(tmp_path)
     assert loaded.config == world.config
     loaded.text_encoder = world.text_encoder
@@ -133,7 +128,7 @@ def test_a_saved_world_plays_the_same(world: World, tmp_path: Path) -> None:
 
 
 def test_damaged_weights_are_named(world: World, tmp_path: Path) -> None:
-    save_world(world, tmp_path)
+    world.save(tmp_path)
     with pytest.raises(FileNotFoundError, match=r"no manifest\.json"):
         read_manifest(tmp_path / "nowhere")
     whole = (tmp_path / "world.safetensors").read_bytes()

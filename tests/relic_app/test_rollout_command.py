@@ -7,10 +7,7 @@ from PIL import Image
 
 from relic.actions import STATIC, parse_script, static_actions
 from relic.camera import CameraPath, continue_path
-from relic.checkpoint import save_checkpoint
-from relic.config import to_json
 from relic.engine import WorldEngine
-from relic.weights import write_manifest
 from relic.world import World
 from relic_app.cli import main
 from relic_app.commands.rollout import fit_actions, roll_out
@@ -31,9 +28,7 @@ def picture() -> Image.Image:
 def weights(world, tmp_path_factory):
     """The tiny world as a weights folder."""
     folder = tmp_path_factory.mktemp("weights")
-    for name, module, config in (("world", world.model, world.config), ("vae", world.vae, world.config.vae)):
-        save_checkpoint(folder / f"{name}.safetensors", module.state_dict(), to_json(config), {})
-    write_manifest(folder, "world.safetensors", "vae.safetensors", {})
+    world.save(folder)
     return folder
 
 

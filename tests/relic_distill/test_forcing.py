@@ -12,7 +12,7 @@ from relic_distill.forcing import TeacherForcingContext
 
 TINY = ModelConfig(
     in_channels=4, dim=32, num_layers=2, num_heads=2, ffn_dim=64, text_dim=8, text_tokens=3, freq_dim=16,
-    latent_height=6, latent_width=10,
+    latent_height=6, latent_width=10, guide_channels=3,
 )  # fmt: skip
 INTRINSICS = Intrinsics.from_fov(60.0, 80, 48)
 
@@ -51,6 +51,7 @@ def test_one_pass_sees_what_play_sees(policy: MemoryPolicy, block_frames: int, p
     latents = torch.randn(2, 4, num_frames, 6, 10)
     noisy = torch.randn(2, 4, num_frames, 6, 10)
     noise_level = torch.rand(2, num_frames)
+    guide = torch.randn(2, 3, num_frames - 1, 6, 10)
     camera = random_camera(2, num_frames, config)
     text = model.encode_text(torch.randn(2, 3, 8))
 
@@ -60,13 +61,14 @@ def test_one_pass_sees_what_play_sees(policy: MemoryPolicy, block_frames: int, p
     pass_latents = torch.cat([latents[:, :, :clean_count], noisy[:, :, 1:]], dim=2)
     pass_sigma = torch.cat([torch.zeros(2, clean_count), noise_level[:, 1:]], dim=1)
     assert index == [*range(clean_count), *range(1, num_frames)]
-    in_one_pass = model(pass_latents, pass_sigma, model.encode_control(forcing.pass_camera(camera)), text, forcing)
+    pass_control = model.encode_control(forcing.pass_camera(camera), forcing.pass_guide(guide))
+    in_one_pass = model(pass_latents, pass_sigma, pass_control, text, forcing)
 
     memory = make_memory(memory_config, config)
     commit_block(model, memory, model.encode_control(camera[:1]), text, latents[:, :, :1])
     for start in range(1, num_frames, block_frames):
         block = slice(start, start + block_frames)
-        control = model.encode_control(camera[block])
+        control = model.encode_control(camera[block], guide[:, :, start - 1 : start - 1 + block_frames])
         context = MemoryContext(memory, config, block_frames)
         played = model(noisy[:, :, block], noise_level[:, block], control, text, context)
         expected = in_one_pass[:, :, clean_count + start - 1 : clean_count + start - 1 + block_frames]

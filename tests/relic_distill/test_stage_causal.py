@@ -10,6 +10,8 @@ from relic.actions import ACTION_NAMES, STATIC
 from relic.camera import CameraPath, continue_path, integrate
 from relic.checkpoint import load_checkpoint, save_checkpoint
 from relic.config import to_json
+from relic.reprojection.config import DepthConfig
+from relic.reprojection.depth import DepthNet
 from relic.vae.config import VaeConfig
 from relic.vae.tiny_vae import TinyVae
 from relic.world import HashEncoder, World
@@ -39,20 +41,23 @@ def encoded(tmp_path_factory: pytest.TempPathFactory, write_clip: Callable[..., 
     torch.manual_seed(0)
     vae = TinyVae(VaeConfig.tiny())
     save_checkpoint(root / "vae.safetensors", vae.state_dict(), to_json(vae.config))
+    depth = DepthNet(DepthConfig.tiny())
+    save_checkpoint(root / "depth.safetensors", depth.state_dict(), to_json(depth.config))
     encode_dataset(root / "data", root / "vae.safetensors", root / "latents", progress=False)
     return root
 
 
 def stage(encoded: Path, steps: int = 4) -> CausalStage:
     vae = TinyVae.load(encoded / "vae.safetensors")
-    return CausalStage(tiny_causal(steps), encoded / "latents", vae, HashEncoder(4), None)
+    depth = DepthNet.load(encoded / "depth.safetensors")
+    return CausalStage(tiny_causal(steps), encoded / "latents", vae, HashEncoder(4), None, depth)
 
 
 def test_a_run_starts_with_its_own_picture_and_pose(encoded: Path) -> None:
     dataset = LatentDataset(encoded / "latents", "train")
     sampler = ClipSampler(dataset, HashEncoder(4), 4)
     clip = dataset.get(0)
-    run = sampler.run(clip, 3, 5)
+    run = sampler.run(0, 3, 5, step_generator(0, 0))
     assert run.latents.shape == (1, 16, 5, 12, 20)
     torch.testing.assert_close(run.latents[0, :, 0], clip.pictures[3].float())
     torch.testing.assert_close(run.latents[0, :, 1:].transpose(0, 1), clip.latents[4:8].float())
@@ -113,6 +118,7 @@ def test_training_lowers_the_loss_and_the_release_plays(encoded: Path, tmp_path:
         encoded / "vae.safetensors",
         tmp_path / "weights",
         {"recipe": "t"},
+        depth=encoded / "depth.safetensors",
         steps=5,
     )
     world = World.load(tmp_path / "weights")
@@ -134,6 +140,10 @@ def test_another_vae_than_the_datas_is_refused(encoded: Path, tmp_path: Path) ->
     save_checkpoint(tmp_path / "other.safetensors", other.state_dict(), to_json(other.config))
     with pytest.raises(ValueError, match="was encoded with another VAE"):
         CausalStage(tiny_causal(4), encoded / "latents", other, HashEncoder(4), None)
+    with pytest.raises(ValueError, match="name the weights of a depth network"):
+        CausalStage(
+            tiny_causal(4), encoded / "latents", TinyVae.load(encoded / "vae.safetensors"), HashEncoder(4), None
+        )
     mine = stage(encoded)
     mine.backward(0)
     mine.export(tmp_path / "world.safetensors")
@@ -153,7 +163,14 @@ def test_the_export_looks_no_older_than_training_has_been_long(encoded: Path, tm
 def test_runs_longer_than_the_data_are_refused_at_once(encoded: Path) -> None:
     long = dataclasses.replace(tiny_causal(4), phases=(Phase(until_step=9, frames=50, batch=1),))
     with pytest.raises(ValueError, match="no clip has 50 latent frames"):
-        CausalStage(long, encoded / "latents", TinyVae.load(encoded / "vae.safetensors"), HashEncoder(4), None)
+        CausalStage(
+            long,
+            encoded / "latents",
+            TinyVae.load(encoded / "vae.safetensors"),
+            HashEncoder(4),
+            None,
+            DepthNet(DepthConfig.tiny()),
+        )
     later = (Phase(until_step=4, frames=4, batch=1), Phase(until_step=9, frames=50, batch=1))
     CausalStage(
         dataclasses.replace(tiny_causal(4), phases=later),
@@ -161,6 +178,7 @@ def test_runs_longer_than_the_data_are_refused_at_once(encoded: Path) -> None:
         TinyVae.load(encoded / "vae.safetensors"),
         HashEncoder(4),
         None,
+        DepthNet(DepthConfig.tiny()),
     )
     with pytest.raises(ValueError, match="sample_frames 2 does not fill"):
         dataclasses.replace(tiny_causal(4), sample_frames=2)

@@ -77,6 +77,11 @@ COMMANDS: Final = (
         children=(
             Command(name="vae", summary="train the tiny video VAE", module="relic_app.commands.distill_vae"),
             Command(
+                name="depth",
+                summary="train the depth network that guides the world",
+                module="relic_app.commands.distill_depth",
+            ),
+            Command(
                 name="causal",
                 summary="train the causal world model",
                 module="relic_app.commands.distill_causal",

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--recipe", default="mini", help="named configuration (relic_distill.recipes)")
     parser.add_argument("--minutes", type=float, default=120.0, help="training time")
     parser.add_argument("--steps", type=int, default=0, help="optimiser steps instead of --minutes")
+    parser.add_argument("--depth", type=Path, help="depth network of a world with reprojection, such as mini")
     parser.add_argument("--init", type=Path, help="world weights to start from")
 
 
@@ -36,5 +37,7 @@ def run(options: argparse.Namespace) -> int:
     config = CAUSAL_RECIPES[options.recipe](options.minutes)
     if options.steps:
         config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=options.steps))
-    outcome = train_causal(config, options.data, options.vae, options.out, init=options.init)
+    outcome = train_causal(
+        config, options.data, options.vae, options.out, init=options.init, depth_checkpoint=options.depth
+    )
     return 0 if outcome == "finished" else INTERRUPTED

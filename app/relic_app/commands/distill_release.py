@@ -12,6 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--world", type=Path, required=True, help="exported world weights, such as RUN/latest.safetensors"
     )
     parser.add_argument("--vae", type=Path, required=True, help="the VAE it was trained on")
+    parser.add_argument("--depth", type=Path, help="the depth network, for a world with reprojection")
     parser.add_argument("--out", type=Path, required=True, help="weights folder")
     parser.add_argument("--steps", type=int, help="denoising steps a block in play; the training's when left out")
     parser.add_argument("--note", action="append", default=[], metavar="KEY=VALUE", help="provenance for the manifest")
@@ -29,6 +30,6 @@ def run(options: argparse.Namespace) -> int:
     notes = dict(note.partition("=")[::2] for note in options.note)
     if not all(notes.values()):
         raise ValueError(f"--note must be KEY=VALUE, got {options.note}")
-    manifest = release(options.world, options.vae, options.out, notes, steps=options.steps)
-    print(f"wrote {options.out / manifest.world} and {options.out / manifest.vae}")
+    manifest = release(options.world, options.vae, options.out, notes, depth=options.depth, steps=options.steps)
+    print(f"wrote {', '.join(str(options.out / name) for name in manifest.files)}")
     return 0

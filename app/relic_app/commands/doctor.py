@@ -134,7 +134,7 @@ def _weights(given: Path | None) -> Finding:
         return Finding(
             name="weights", ok=False, detail=str(error), remedy="fetch weights/ whole, or name it: --weights"
         )
-    return Finding(name="weights", ok=True, detail=f"{manifest.world} and {manifest.vae} in {folder}, intact")
+    return Finding(name="weights", ok=True, detail=f"{', '.join(manifest.files)} in {folder}, intact")
 
 
 def _gallery(given: Path | None) -> Finding:

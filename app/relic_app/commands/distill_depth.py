@@ -1,0 +1,36 @@
+"""`relic distill depth`: train the depth network that guides the world's blocks."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+INTERRUPTED = 130
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the options of `relic distill depth`."""
+    parser.add_argument("--data", type=Path, required=True, help="folder that `relic data render` wrote")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; the same call goes on in it")
+    parser.add_argument("--recipe", default="mini", help="named configuration (relic_distill.recipes)")
+    parser.add_argument("--minutes", type=float, default=10.0, help="training time")
+    parser.add_argument("--steps", type=int, default=0, help="optimiser steps instead of --minutes")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, or go on training; SIGINT and SIGTERM save a checkpoint first.
+
+    Raises:
+        ValueError: an unknown recipe, no training clips, or a folder with a run of another configuration.
+    """
+    import dataclasses
+
+    from relic_distill.recipes import DEPTH_RECIPES
+    from relic_distill.stage_depth import train_depth
+
+    if options.recipe not in DEPTH_RECIPES:
+        raise ValueError(f"unknown recipe {options.recipe!r}: choose one of {', '.join(sorted(DEPTH_RECIPES))}")
+    config = DEPTH_RECIPES[options.recipe](options.minutes)
+    if options.steps:
+        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=options.steps))
+    return 0 if train_depth(config, options.data, options.out) == "finished" else INTERRUPTED

@@ -1,0 +1,105 @@
+"""Depth of a picture: a small U-Net that looks at one frame of the world's own camera.
+
+Axes: B pictures, H rows, W columns, C channels, h w cells of a stage.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from relic.checkpoint import load_checkpoint, load_into
+from relic.config import from_json
+from relic.reprojection.config import DepthConfig
+from relic.vae.tiny_vae import Pointwise
+
+NEAREST_M, FARTHEST_M = 0.1, 30.0
+_FOLD = 4
+_STRIDE = 16
+_TYPICAL_LOG_DEPTH = 1.0
+
+
+class DepthBlock(nn.Module):
+    """Residual block: normalise, 5x5 depth-wise, widen, SiLU, narrow."""
+
+    def __init__(self, channels: int, expansion: int) -> None:
+        super().__init__()
+        self.norm_weight = nn.Parameter(torch.ones(channels))
+        self.norm_bias = nn.Parameter(torch.zeros(channels))
+        self.depthwise = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
+        self.widen = Pointwise(channels, channels * expansion)
+        self.narrow = Pointwise(channels * expansion, channels, zero=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(B, C, h, w)` -> the same."""
+        y = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), self.norm_weight, self.norm_bias).permute(0, 3, 1, 2)
+        return x + self.narrow(F.silu(self.widen(self.depthwise(y))))
+
+
+def _stage(channels: int, count: int, expansion: int) -> nn.Sequential:
+    return nn.Sequential(*(DepthBlock(channels, expansion) for _ in range(count)))
+
+
+class DepthNet(nn.Module):
+    """Metric z-depth from a single picture taken with the world's intrinsics."""
+
+    def __init__(self, config: DepthConfig) -> None:
+        super().__init__()
+        self.config = config
+        quarter, eighth, deep = config.channels
+        few, some, many = config.blocks
+        self.stem = Pointwise(3 * _FOLD**2, quarter)
+        self.down_1 = _stage(quarter, few, config.expansion)
+        self.fold_1 = Pointwise(4 * quarter, eighth)
+        self.down_2 = _stage(eighth, some, config.expansion)
+        self.fold_2 = Pointwise(4 * eighth, deep)
+        self.deepest = _stage(deep, many, config.expansion)
+        self.unfold_2 = Pointwise(deep, 4 * eighth)
+        self.up_2 = _stage(eighth, some, config.expansion)
+        self.unfold_1 = Pointwise(eighth, 4 * quarter)
+        self.up_1 = _stage(quarter, few, config.expansion)
+        self.head = Pointwise(quarter, _FOLD**2, zero=True)
+
+    @classmethod
+    def load(cls, checkpoint: Path) -> DepthNet:
+        """A depth network from its exported weights, in float32.
+
+        Raises:
+            FileNotFoundError: when there is no such file.
+            ValueError: when it is no checkpoint of a depth network.
+        """
+        state, values = load_checkpoint(checkpoint)
+        network = cls(from_json(DepthConfig, values))
+        load_into(network, state, checkpoint)
+        return network
+
+    def forward(self, pictures: Tensor) -> Tensor:
+        """Natural logarithm of the z-depth in metres.
+
+        Args:
+            pictures: `(B, 3, H, W)` in [-1, 1].
+
+        Returns:
+            `(B, H, W)`.
+
+        Raises:
+            ValueError: when H or W is no multiple of 16.
+        """
+        height, width = pictures.shape[-2:]
+        if height % _STRIDE or width % _STRIDE:
+            raise ValueError(f"a picture of {height}x{width} needs sides that are multiples of {_STRIDE}")
+        folded = F.pixel_unshuffle(pictures, _FOLD).contiguous(memory_format=torch.channels_last)
+        quarter = self.down_1(self.stem(folded))
+        eighth = self.down_2(self.fold_1(F.pixel_unshuffle(quarter, 2)))
+        deep = self.deepest(self.fold_2(F.pixel_unshuffle(eighth, 2)))
+        eighth = self.up_2(eighth + F.pixel_shuffle(self.unfold_2(deep), 2))
+        quarter = self.up_1(quarter + F.pixel_shuffle(self.unfold_1(eighth), 2))
+        log_depth: Tensor = F.pixel_shuffle(self.head(quarter), _FOLD)[:, 0]
+        return log_depth + _TYPICAL_LOG_DEPTH
+
+    def depth(self, pictures: Tensor) -> Tensor:
+        """z-depth `(B, H, W)` in metres, within [0.1, 30]; see `forward`."""
+        return self(pictures).exp().clamp(NEAREST_M, FARTHEST_M)

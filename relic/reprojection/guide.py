@@ -1,0 +1,82 @@
+"""The guide of a block: what known views show along its camera path, as latents for the network to read.
+
+Out of scope: which views to use (`relic.reprojection.view_memory`), painting what no view shows (the network's).
+
+Axes: N cases, S views, F latent frames of a block, P pixel frames of a latent, H rows, W columns, h w latent cells,
+C latent channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from relic.intrinsics import Intrinsics
+from relic.reprojection.config import ReprojectionConfig
+from relic.reprojection.depth import DepthNet
+from relic.reprojection.warp import Camera, Views, warp_views
+from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR
+from relic.vae.tiny_vae import TinyVae
+
+LATEST = 0
+"""Number of the latest view among a case's views."""
+
+
+class Reprojector:
+    """Networks and camera that turn views into guides; it holds no session.
+
+    Args:
+        vae: encodes warped frames.
+        depth: sees the depth of a picture.
+        intrinsics: of the world.
+        config: order of views and tolerance.
+    """
+
+    def __init__(self, vae: TinyVae, depth: DepthNet, intrinsics: Intrinsics, config: ReprojectionConfig) -> None:
+        self.config = config
+        self._vae, self._depth = vae, depth
+        self._camera = Camera(intrinsics)
+
+    @torch.no_grad()
+    def see_depth(self, pictures: Tensor) -> Tensor:
+        """z-depth `(N, H, W)` in metres of pictures `(N, 3, H, W)` in [-1, 1]."""
+        return self._depth.depth(pictures)
+
+    @torch.no_grad()
+    def guide(self, views: Views, rotations_w2c: Tensor, positions: Tensor, order: Tensor | None = None) -> Tensor:
+        """What the views show of a block.
+
+        The warped frames follow the latest view into a stream of the VAE of its own, so that a guide depends on
+        nothing but its views.
+
+        Args:
+            views: the latest first, then remembered ones, in the world of the poses.
+            rotations_w2c: `(N, F, P, 3, 3)` of the block's pixel frames.
+            positions: `(N, F, P, 3)`, metres.
+            order: `(N, S)` which view paints first; by default as the configuration prefers.
+
+        Returns:
+            `(N, C + 2 P, F, h, w)`: latents, then the share of pixels taken from the latest view for each pixel
+            frame, then the share taken from remembered ones.
+        """
+        count, many = views.positions.shape[:2]
+        if order is None and self.config.prefer == "remembered":
+            order = torch.tensor([*range(1, many), LATEST]).expand(count, many)
+        warped = warp_views(
+            self._camera,
+            views,
+            rotations_w2c.flatten(1, 2),
+            positions.flatten(1, 2),
+            order=order,
+            tolerance=self.config.tolerance,
+        )
+        film = torch.cat([views.pictures[:, LATEST, None], warped.pictures], dim=1).transpose(1, 2)
+        latents = self._vae.encode(film)[:, :, 1:]
+        shares = [_share(warped.view == LATEST), _share(warped.view > LATEST)]
+        return torch.cat([latents, *shares], dim=1)
+
+
+def _share(mask: Tensor) -> Tensor:
+    """Pixels of frames `(N, F P, H, W)` as shares of latent cells `(N, P, F, h, w)`."""
+    return F.avg_pool2d(mask.float(), SPATIAL_FACTOR).unflatten(1, (-1, TEMPORAL_FACTOR)).transpose(1, 2)

@@ -1,0 +1,135 @@
+"""Views a session remembers: which are kept, and which one shows most of a wanted picture.
+
+Axes: K views, P points of a view, H rows, W columns.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from relic.intrinsics import Intrinsics
+from relic.reprojection.config import ReprojectionConfig
+from relic.reprojection.warp import Camera
+
+_CELL = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """One remembered picture.
+
+    Attributes:
+        picture: `(3, H, W)` in [-1, 1].
+        depth: `(H, W)` z-depth, metres.
+        rotation_w2c: `(3, 3)`.
+        position: `(3,)`, metres.
+        time: latent frame it was shown at.
+    """
+
+    picture: Tensor
+    depth: Tensor
+    rotation_w2c: Tensor
+    position: Tensor
+    time: int
+
+
+class ViewFinder:
+    """Scores how much of a wanted picture views show, by a coarse grid of their points.
+
+    Args:
+        intrinsics: of every picture; sides are multiples of 16.
+    """
+
+    def __init__(self, intrinsics: Intrinsics) -> None:
+        self._size = (intrinsics.height // _CELL, intrinsics.width // _CELL)
+        self._camera = Camera(intrinsics)
+        self._coarse = Camera(intrinsics.scaled(*reversed(self._size)))
+
+    def points(self, depth: Tensor, rotations_w2c: Tensor, positions: Tensor) -> Tensor:
+        """World points `(K, P, 3)` at the cell centres of views with depth `(K, H, W)`."""
+        half = _CELL // 2
+        centres = depth[:, half::_CELL, half::_CELL].flatten(1)
+        return (centres[..., None] * self._coarse.rays) @ rotations_w2c + positions.unsqueeze(1)
+
+    def coverage(self, points: Tensor, view_positions: Tensor, rotations_w2c: Tensor, positions: Tensor) -> Tensor:
+        """Share of a wanted picture's cells that each view's points fall into, less where they were seen from afar.
+
+        Args:
+            points: `(K, P, 3)`.
+            view_positions: `(K, 3)`, where the views were taken.
+            rotations_w2c: `(K, 3, 3)` wanted, one a view.
+            positions: `(K, 3)` wanted, metres.
+
+        Returns:
+            `(K,)` in [0, 1].
+        """
+        rows, columns = self._size
+        x, y, z = self._coarse.project(points, rotations_w2c, positions)
+        inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows) & (z > 0)
+        cell = torch.where(inside, y.floor().long() * columns + x.floor().long(), rows * columns)
+        wanted = (points - positions.unsqueeze(1)).norm(dim=-1)
+        taken = (points - view_positions.unsqueeze(1)).norm(dim=-1).clamp(min=1e-3)
+        quality = (wanted / taken).clamp(max=1.0)
+        hits = points.new_zeros((len(points), rows * columns + 1))
+        hits.scatter_reduce_(1, cell, quality, "amax")
+        return hits[:, :-1].mean(dim=1)
+
+
+class ViewMemory:
+    """The views of one session; immutable, so that a snapshot is the object itself.
+
+    Args:
+        config: when a view is remembered, and how many.
+        finder: of the world's camera.
+        views: remembered, oldest first.
+        latest: shown last.
+    """
+
+    def __init__(
+        self,
+        config: ReprojectionConfig,
+        finder: ViewFinder,
+        views: tuple[View, ...] = (),
+        latest: View | None = None,
+    ) -> None:
+        self._config, self._finder = config, finder
+        self.views, self.latest = views, latest
+
+    def seeing(self, view: View, oldest: int = 0) -> ViewMemory:
+        """The memory after `view` was shown; views older than latent frame `oldest` are forgotten."""
+        kept = tuple(old for old in self.views if old.time >= oldest)
+        if all(self._apart(old, view) for old in kept):
+            kept = (*kept, view)
+            if len(kept) > self._config.max_views:
+                kept = (kept[0], *kept[2:])
+        return ViewMemory(self._config, self._finder, kept, view)
+
+    def find(self, rotation_w2c: Tensor, position: Tensor, count: int) -> Sequence[View]:
+        """The `count` remembered views, or fewer, that show most of the picture at a pose, best first."""
+        candidates = [view for view in self.views if self.latest is None or view.time != self.latest.time]
+        if not candidates or not count:
+            return []
+        rotations = torch.stack([view.rotation_w2c for view in candidates])
+        positions = torch.stack([view.position for view in candidates])
+        points = self._finder.points(torch.stack([view.depth for view in candidates]), rotations, positions)
+        many = len(candidates)
+        scores = self._finder.coverage(points, positions, rotation_w2c.expand(many, 3, 3), position.expand(many, 3))
+        best = scores.argsort(descending=True, stable=True)[:count].tolist()
+        return [candidates[index] for index in best]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the remembered pictures and depths."""
+        held = {id(view): view for view in (*self.views, *([self.latest] if self.latest else []))}
+        return sum(view.picture.nbytes + view.depth.nbytes for view in held.values())
+
+    def _apart(self, one: View, other: View) -> bool:
+        if float((one.position - other.position).norm()) >= self._config.apart_m:
+            return True
+        cosine = (float((one.rotation_w2c * other.rotation_w2c).sum()) - 1) / 2
+        return math.degrees(math.acos(min(1.0, max(-1.0, cosine)))) >= self._config.apart_deg
