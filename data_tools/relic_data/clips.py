@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -28,6 +29,18 @@ class ClipError(ValueError):
 def split_of(scene: int) -> str:
     """Split of a scene number: every 20th is test, the one after it validation, the rest training."""
     return {0: "test", 1: "validation"}.get(scene % 20, "train")
+
+
+def scene_numbers(count: int, first: int = 0, split: str | None = None) -> list[int]:
+    """The first ``count`` scene numbers from ``first`` on, of one split or of all.
+
+    Raises:
+        ValueError: unknown split.
+    """
+    if split is not None and split not in SPLITS:
+        raise ValueError(f"split={split!r}: give one of {SPLITS}, or None for all scenes")
+    fitting = (scene for scene in itertools.count(first) if split is None or split_of(scene) == split)
+    return list(itertools.islice(fitting, count))
 
 
 def clip_name(scene: int, clip: int) -> str:

@@ -17,7 +17,18 @@ from tqdm import tqdm
 
 from relic.intrinsics import Intrinsics
 from relic_data.assets import furniture_archives, miniworld_dir
-from relic_data.clips import FOV, FPS, HEIGHT, VERSION, WIDTH, ClipError, clip_frames, clip_name, is_complete
+from relic_data.clips import (
+    FOV,
+    FPS,
+    HEIGHT,
+    VERSION,
+    WIDTH,
+    ClipError,
+    clip_frames,
+    clip_name,
+    is_complete,
+    scene_numbers,
+)
 from relic_data.film import DiskFullError, Done, Filmer, Job, sweep_drafts, write_text
 
 __all__ = ["DiskFullError", "main", "render_dataset", "write_index"]
@@ -32,6 +43,7 @@ def render_dataset(
     clips_per_scene: int = 1,
     first_scene: int = 0,
     progress: bool = True,
+    split: str | None = None,
 ) -> None:
     """Render clips of furnished rooms and gardens into ``out``.
 
@@ -44,13 +56,15 @@ def render_dataset(
         clips_per_scene: different paths through the same scene.
         first_scene: number of the first scene.
         progress: show a bar with frames a second.
+        split: pass over scenes of other splits than this one.
 
     Raises:
-        ValueError: a number is out of range, or ``out`` holds clips of another seed or length.
+        ValueError: a number is out of range, the split is unknown, or ``out`` holds clips of another seed or length.
         DiskFullError: no space is left; call again to go on.
         relic_data.assets.AssetError: an asset package is missing.
     """
     _check(scenes, workers, clips_per_scene, first_scene, seed)
+    numbers = scene_numbers(scenes, first_scene, split)
     frames = clip_frames(seconds)
     furniture_archives()
     miniworld_dir()
@@ -60,15 +74,16 @@ def render_dataset(
     sweep_drafts(clips)
     jobs = [
         Job(clips=clips, seed=seed, scene=s, frames=frames, clip_count=clips_per_scene)
-        for s in range(first_scene, first_scene + scenes)
+        for s in numbers
         if not all(is_complete(clips / clip_name(s, k)) for k in range(clips_per_scene))
     ]
-    settings: dict[str, float | int] = {
+    settings: dict[str, float | int | str] = {
         "scenes": scenes,
         "seconds": seconds,
         "seed": seed,
         "clips_per_scene": clips_per_scene,
         "first_scene": first_scene,
+        "split": split or "all",
     }
     total = sum(j.clip_count for j in jobs) * frames
     last_index = 0.0
@@ -149,7 +164,7 @@ def _film_in_worker(job: Job) -> Done:
     return _FILMERS[0].film_scene(job)
 
 
-def write_index(out: Path, settings: dict[str, float | int], frames: int) -> None:
+def write_index(out: Path, settings: dict[str, float | int | str], frames: int) -> None:
     """Write ``out/dataset.json`` from the clips that are complete."""
     k = Intrinsics.from_fov(FOV, WIDTH, HEIGHT)
     rows = []

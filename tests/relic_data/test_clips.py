@@ -5,7 +5,7 @@ import pytest
 
 from relic.actions import static_actions
 from relic.camera import CameraPath
-from relic_data.clips import Clip, ClipDataset, ClipError, clip_frames, clip_name, is_complete, split_of
+from relic_data.clips import Clip, ClipDataset, ClipError, clip_frames, clip_name, is_complete, scene_numbers, split_of
 from relic_data.contact_sheet import contact_sheet, main
 
 
@@ -32,6 +32,14 @@ def test_splits_are_by_scene_and_one_in_twenty():
     assert (splits.count("test"), splits.count("validation")) == (10, 10)
     assert splits[:3] == ["test", "validation", "train"]
     assert clip_name(20, 3) == "test-s00020-c03"
+
+
+def test_scenes_of_one_split_are_counted_alone():
+    assert scene_numbers(3) == [0, 1, 2]
+    assert scene_numbers(3, 5, "test") == [20, 40, 60]
+    assert scene_numbers(3, 0, "train") == [2, 3, 4]
+    with pytest.raises(ValueError, match="split='rest': give one of"):
+        scene_numbers(1, split="rest")
 
 
 @pytest.mark.parametrize(("seconds", "frames"), [(5, 81), (20, 321), (0.25, 5), (10, 161), (1.1, 17)])

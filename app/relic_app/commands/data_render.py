@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--workers", type=int, default=1, help="processes that render")
     parser.add_argument("--clips-per-scene", type=int, default=1, help="different paths through a scene")
     parser.add_argument("--first-scene", type=int, default=0, help="number of the first scene")
+    parser.add_argument("--split", choices=("train", "validation", "test"), help="scenes of this split only")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -33,5 +34,6 @@ def run(options: argparse.Namespace) -> int:
         options.workers,
         clips_per_scene=options.clips_per_scene,
         first_scene=options.first_scene,
+        split=options.split,
     )
     return 0
