@@ -49,10 +49,10 @@ class Screen:
         window: int | None = None,
     ) -> None:
         self._vae, self._reprojector, self._window = vae, reprojector, window
+        self._finder = ViewFinder(intrinsics)
         memories: tuple[ViewMemory, ...] = ()
         if reprojector is not None:
-            finder = ViewFinder(intrinsics)
-            memories = tuple(ViewMemory(reprojector.config, finder) for _ in range(batch))
+            memories = tuple(ViewMemory(reprojector.config, self._finder) for _ in range(batch))
         self.state = ScreenState(decoder=vae.decoder_state(batch), memories=memories, shown=0)
 
     def guide(self, camera: CameraConditioning) -> Tensor | None:
@@ -95,12 +95,12 @@ class Screen:
             oldest = 0 if self._window is None else shown - self._window
             memories = tuple(
                 memory.seeing(
-                    View(
-                        picture=pictures[index],
-                        depth=depth[index],
-                        rotation_w2c=camera.rotations_w2c[index, -1, -1],
-                        position=camera.positions[index, -1, -1],
-                        time=shown - 1,
+                    self._finder.view(
+                        pictures[index],
+                        depth[index],
+                        camera.rotations_w2c[index, -1, -1],
+                        camera.positions[index, -1, -1],
+                        shown - 1,
                     ),
                     oldest,
                 )

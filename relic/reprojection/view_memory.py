@@ -28,6 +28,7 @@ class View:
         depth: `(H, W)` z-depth, metres.
         rotation_w2c: `(3, 3)`.
         position: `(3,)`, metres.
+        points: `(P, 3)` a coarse grid of the world points it shows.
         time: latent frame it was shown at.
     """
 
@@ -35,6 +36,7 @@ class View:
     depth: Tensor
     rotation_w2c: Tensor
     position: Tensor
+    points: Tensor
     time: int
 
 
@@ -47,8 +49,18 @@ class ViewFinder:
 
     def __init__(self, intrinsics: Intrinsics) -> None:
         self._size = (intrinsics.height // _CELL, intrinsics.width // _CELL)
-        self._camera = Camera(intrinsics)
         self._coarse = Camera(intrinsics.scaled(*reversed(self._size)))
+
+    def view(self, picture: Tensor, depth: Tensor, rotation_w2c: Tensor, position: Tensor, time: int) -> View:
+        """A view with its points; arguments as `View`'s."""
+        return View(
+            picture=picture,
+            depth=depth,
+            rotation_w2c=rotation_w2c,
+            position=position,
+            points=self.points(depth[None], rotation_w2c[None], position[None])[0],
+            time=time,
+        )
 
     def points(self, depth: Tensor, rotations_w2c: Tensor, positions: Tensor) -> Tensor:
         """World points `(K, P, 3)` at the cell centres of views with depth `(K, H, W)`."""
@@ -114,9 +126,8 @@ class ViewMemory:
         candidates = [view for view in self.views if self.latest is None or view.time != self.latest.time]
         if not candidates or not count:
             return []
-        rotations = torch.stack([view.rotation_w2c for view in candidates])
+        points = torch.stack([view.points for view in candidates])
         positions = torch.stack([view.position for view in candidates])
-        points = self._finder.points(torch.stack([view.depth for view in candidates]), rotations, positions)
         many = len(candidates)
         scores = self._finder.coverage(points, positions, rotation_w2c.expand(many, 3, 3), position.expand(many, 3))
         best = scores.argsort(descending=True, stable=True)[:count].tolist()

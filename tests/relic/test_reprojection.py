@@ -22,6 +22,7 @@ from relic.world import World
 
 INTRINSICS = Intrinsics.from_fov(60.0, 160, 96)
 CAMERA = Camera(INTRINSICS)
+FINDER = ViewFinder(INTRINSICS)
 
 
 def turned(pan: float = 0.0, tilt: float = 0.0) -> Tensor:
@@ -41,7 +42,7 @@ def wall_picture(rotation: Tensor, position: Tensor, wall_z: float = 4.0) -> tup
 
 def view_at(rotation: Tensor, position: Tensor, time: int = 0) -> View:
     picture, depth = wall_picture(rotation, position)
-    return View(picture=picture, depth=depth, rotation_w2c=rotation, position=position, time=time)
+    return FINDER.view(picture, depth, rotation, position, time)
 
 
 def views_of(*views: View) -> Views:
@@ -78,7 +79,7 @@ def test_what_stands_in_front_hides_what_is_behind() -> None:
     """A near square moves over the far wall as the camera steps aside; the wall it uncovers is not known."""
     picture, depth = torch.full((3, 96, 160), -0.5), torch.full((96, 160), 4.0)
     picture[:, 32:64, 64:96], depth[32:64, 64:96] = 0.5, 2.0
-    view = View(picture=picture, depth=depth, rotation_w2c=torch.eye(3), position=torch.zeros(3), time=0)
+    view = FINDER.view(picture, depth, torch.eye(3), torch.zeros(3), 0)
     aside = torch.tensor([0.3, 0.0, 0.0])
     warped = warp_views(CAMERA, views_of(view), torch.eye(3)[None, None], aside[None, None])
     moved = round(INTRINSICS.fx * 0.3 / 2.0)
@@ -107,7 +108,7 @@ def test_views_paint_in_the_order_given_and_fill_each_others_gaps() -> None:
 
 def test_memory_keeps_apart_views_and_finds_the_one_that_shows_most() -> None:
     config = ReprojectionConfig(apart_m=0.2, apart_deg=10.0, max_views=4)
-    memory = ViewMemory(config, ViewFinder(INTRINSICS))
+    memory = ViewMemory(config, FINDER)
     pans = [0.0, 0.05, 0.3, 0.32, 0.6, 0.9, 1.2]
     for time, pan in enumerate(pans):
         memory = memory.seeing(view_at(turned(pan), torch.zeros(3), time))
@@ -123,14 +124,13 @@ def test_memory_keeps_apart_views_and_finds_the_one_that_shows_most() -> None:
 
 
 def test_a_close_look_is_worth_more_than_one_from_afar() -> None:
-    finder = ViewFinder(INTRINSICS)
     near, far = view_at(torch.eye(3), torch.zeros(3)), view_at(torch.eye(3), torch.tensor([0.0, 0.0, -4.0]))
     views = views_of(near, far)
-    points = finder.points(views.depth[0], views.rotations_w2c[0], views.positions[0])
+    points = FINDER.points(views.depth[0], views.rotations_w2c[0], views.positions[0])
     wanted = torch.tensor([0.0, 0.0, 1.0]).expand(2, 3)
-    scores = finder.coverage(points, views.positions[0], torch.eye(3).expand(2, 3, 3), wanted)
+    scores = FINDER.coverage(points, views.positions[0], torch.eye(3).expand(2, 3, 3), wanted)
     assert scores[0] > scores[1] > 0
-    away = finder.coverage(points, views.positions[0], turned(3.0).expand(2, 3, 3), wanted)
+    away = FINDER.coverage(points, views.positions[0], turned(3.0).expand(2, 3, 3), wanted)
     assert (away < 0.1).all()
 
 
