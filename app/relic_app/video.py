@@ -1,4 +1,4 @@
-"""Writing frames to an MP4 that every player opens (H.264, yuv420p), atomically."""
+"""Writing frames to an MP4 that every player opens (H.264, yuv420p), or to a GIF, atomically."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from numpy.typing import NDArray
 
 UInt8Array = NDArray[np.uint8]
 TARGET_WIDTH = 640
+SUFFIXES = (".mp4", ".gif")
+_GIF_WIDTH = 320
+_PALETTE = "split[a][b];[a]palettegen[p];[b][p]paletteuse=dither=sierra2_4a"
+_H264 = ("-preset", "veryfast", "-crf", "16", "-threads", "1", "-movflags", "+faststart")
 
 
 class VideoWriter:
@@ -20,37 +24,37 @@ class VideoWriter:
     Small pictures are enlarged by a whole factor (Lanczos) to about `TARGET_WIDTH`, so that players need not.
 
     Args:
-        path: the MP4 to write; its folder must exist.
+        path: the MP4 or GIF to write; its folder must exist. A GIF is half as wide: it has no motion coding.
         width: frame width, pixels.
         height: frame height, pixels.
         fps: frames a second.
 
     Raises:
-        ValueError: the name does not end in `.mp4`.
+        ValueError: the name ends in neither `.mp4` nor `.gif`.
     """
 
     def __init__(self, path: Path, *, width: int, height: int, fps: float) -> None:
         import imageio_ffmpeg
 
-        if path.suffix.lower() != ".mp4":
-            raise ValueError(f"video {path.name!r} does not end in .mp4")
+        suffix = path.suffix.lower()
+        if suffix not in SUFFIXES:
+            raise ValueError(f"video {path.name!r} ends in neither .mp4 nor .gif")
         self._path = path
-        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part.mp4")
+        self._temporary = path.with_name(f".{path.stem}.{os.getpid()}.part{suffix}")
         self._shape = (height, width, 3)
-        factor = max(1, round(TARGET_WIDTH / width))
+        gif = suffix == ".gif"
+        factor = max(1, round((_GIF_WIDTH if gif else TARGET_WIDTH) / width))
+        scale = f"scale={2 * (width * factor // 2)}:{2 * (height * factor // 2)}:flags=lanczos"
         self._ffmpeg: Generator[None, Any, None] = imageio_ffmpeg.write_frames(
             str(self._temporary),
             (width, height),
             fps=fps,
-            codec="libx264",
-            pix_fmt_out="yuv420p",
+            codec="gif" if gif else "libx264",
+            pix_fmt_out="pal8" if gif else "yuv420p",
             macro_block_size=1,
             quality=None,
             ffmpeg_log_level="error",
-            output_params=[
-                *("-vf", f"scale={2 * (width * factor // 2)}:{2 * (height * factor // 2)}:flags=lanczos"),
-                *("-preset", "veryfast", "-crf", "16", "-threads", "1", "-movflags", "+faststart"),
-            ],
+            output_params=["-vf", f"{scale},{_PALETTE}"] if gif else ["-vf", scale, *_H264],
         )
         self._ffmpeg.send(None)
 

@@ -42,7 +42,7 @@ def test_an_abandoned_video_leaves_nothing(tmp_path):
 
 
 def test_a_video_refuses_wrong_names_and_frames(tmp_path):
-    with pytest.raises(ValueError, match=r"v.avi.* does not end in .mp4"):
+    with pytest.raises(ValueError, match=r"v.avi.* ends in neither .mp4 nor .gif"):
         VideoWriter(tmp_path / "v.avi", width=160, height=96, fps=16)
     writer = VideoWriter(tmp_path / "v.mp4", width=160, height=96, fps=16)
     with pytest.raises(ValueError, match="does not fit"):

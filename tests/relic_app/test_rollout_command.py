@@ -94,6 +94,16 @@ def test_the_command_writes_video_poses_and_contact_sheet(weights, picture, tmp_
     assert (out / "v.mp4").read_bytes() == first
 
 
+def test_the_command_writes_a_gif(weights, picture, tmp_path):
+    picture.save(tmp_path / "start.png")
+    call = ["rollout", "--image", str(tmp_path / "start.png"), "--actions", "left*8", "--weights", str(weights)]
+    assert main([*call, "--out", str(tmp_path / "v.gif")]) == 0
+    with Image.open(tmp_path / "v.gif") as film:
+        assert film.size == (320, 192)
+        assert film.n_frames == 9
+        assert film.info["duration"] in (60, 70)
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -35,7 +35,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "(default: the script's own length)",
     )
     parser.add_argument("--seed", type=int, default=0, help="fixes all noise")
-    parser.add_argument("--out", type=Path, required=True, help="the video, .mp4")
+    parser.add_argument("--out", type=Path, required=True, help="the video, .mp4 or .gif")
     parser.add_argument("--move", type=float, default=0.75, help="metres a second of a held key")
     parser.add_argument("--turn", type=float, default=40.0, help="degrees a second of a held key")
     parser.add_argument("--weights", type=Path, help="weights folder (default: $RELIC_WEIGHTS or weights/)")
@@ -78,11 +78,13 @@ def check_output(out: Path) -> None:
     """Refuse a video name that cannot be written.
 
     Raises:
-        ValueError: not `.mp4`, or a folder.
+        ValueError: neither `.mp4` nor `.gif`, or a folder.
         FileNotFoundError: its folder does not exist.
     """
-    if out.suffix.lower() != ".mp4" or out.is_dir():
-        raise ValueError(f"--out is {str(out)!r}: give the name of an .mp4 file")
+    from relic_app.video import SUFFIXES
+
+    if out.suffix.lower() not in SUFFIXES or out.is_dir():
+        raise ValueError(f"--out is {str(out)!r}: give the name of an .mp4 or .gif file")
     if not out.parent.is_dir():
         raise FileNotFoundError(f"--out is {str(out)!r}, but there is no folder {str(out.parent)!r}: make it first")
 
