@@ -59,13 +59,15 @@ class EngineStats:
 
     Attributes:
         memory_tokens: tokens each block attends to.
-        memory_bytes: bytes of stored keys, values and views.
+        memory_bytes: bytes of stored keys and values.
+        view_bytes: bytes of remembered views.
         blocks: blocks generated since the start.
         seconds_of_history: seconds of video remembered.
     """
 
     memory_tokens: int
     memory_bytes: int
+    view_bytes: int
     blocks: int
     seconds_of_history: float
 
@@ -198,7 +200,8 @@ class WorldEngine:
         frames = len(self._memory.entries)
         return EngineStats(
             memory_tokens=self._memory.num_tokens,
-            memory_bytes=self._memory.nbytes + (0 if self._screen is None else self._screen.nbytes),
+            memory_bytes=self._memory.nbytes,
+            view_bytes=0 if self._screen is None else self._screen.nbytes,
             blocks=self._blocks,
             seconds_of_history=frames * config.model.frames_per_latent / config.fps,
         )

@@ -166,7 +166,7 @@ class Player:
             encode(
                 Stats(
                     memory_tokens=block.stats.memory_tokens,
-                    memory_bytes=block.stats.memory_bytes,
+                    memory_bytes=block.stats.memory_bytes + block.stats.view_bytes,
                     seconds_remembered=round(block.stats.seconds_of_history, 3),
                     blocks=self._blocks,
                     block_ms=round(self._state.block_s * 1000, 1),

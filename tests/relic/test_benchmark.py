@@ -1,6 +1,6 @@
 import pytest
 
-from relic.benchmark import block_times, format_block_times
+from relic.benchmark import block_times, format_block_times, format_part_times, part_times
 from relic.world import World
 
 
@@ -20,3 +20,12 @@ def test_histories_are_counted_in_tokens_and_bytes() -> None:
 def test_a_history_beyond_the_memorys_bound_is_refused() -> None:
     with pytest.raises(ValueError, match=r"seconds \(99.0,\) lie in"):
         block_times(World.tiny(), "full", (99.0,), repeats=1)
+
+
+def test_parts_of_a_block_are_timed_and_named() -> None:
+    times = part_times(World.tiny(), seconds=0.5, repeats=2)
+    assert min(times.guide, times.denoise, times.commit, times.show, times.decode_fps, times.encode_fps) > 0
+    head, _, row = format_part_times(times).splitlines()
+    assert head.count("|") == row.count("|") == 8
+    with pytest.raises(ValueError, match="repeats 0 must be at least 1"):
+        part_times(World.tiny(), seconds=1.0, repeats=0)

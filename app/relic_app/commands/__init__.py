@@ -104,6 +104,7 @@ COMMANDS: Final = (
         summary="measure speed on this machine",
         children=(
             Command(name="block", summary="time of a block as history grows", module="relic_app.commands.bench_block"),
+            Command(name="parts", summary="what a block's time is spent on", module="relic_app.commands.bench_parts"),
             Command(name="page", summary="frame rate and latency in a browser", module="relic_app.commands.bench_page"),
         ),
     ),
