@@ -7,11 +7,7 @@ world of random weights takes their place, and everything but the look of the pi
 import base64
 import io
 import json
-import os
 import re
-import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,19 +21,10 @@ from playwright.sync_api import Browser, Page, expect, sync_playwright
 
 from relic.weights import MANIFEST, default_weights_dir
 from relic.world import World
+from relic_app.page_benchmark import CHROMIUM_FLAGS, served_page
 
 pytestmark = pytest.mark.browser
 
-FLAGS = (
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-)
 PATIENCE_MS = 60_000
 SHIPPED = (default_weights_dir() / MANIFEST).is_file()
 AWAKE = "() => window.relic?.report().world === 'awake'"
@@ -63,22 +50,14 @@ def make_tiny_weights(folder: Path) -> Path:
 def url(tmp_path_factory) -> Iterator[str]:
     """The address of a `relic play` that runs in a process of its own."""
     weights = default_weights_dir() if SHIPPED else make_tiny_weights(tmp_path_factory.mktemp("weights"))
-    command = [sys.executable, "-m", "relic_app", "play", "--port", "0", "--weights", str(weights)]
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"}
-    server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
-    try:
-        line = server.stdout.readline()
-        yield re.search(r"http://\S+", line).group()
-    finally:
-        server.send_signal(signal.SIGINT)
-        server.wait(30)
-        server.stdout.close()
+    with served_page(weights) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser(chromium) -> Iterator[Browser]:
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=list(FLAGS))
+        browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_FLAGS))
         yield browser
         browser.close()
 
