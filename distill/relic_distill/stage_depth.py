@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from relic.checkpoint import save_checkpoint
+from relic.checkpoint import save_checkpoint, sha256_of
 from relic.config import to_json
 from relic.pictures import frames_to_tensor, tensor_to_frames
 from relic.reprojection.config import DepthConfig
@@ -38,7 +38,7 @@ class DepthTrainConfig:
     """How the depth network is trained.
 
     Attributes:
-        depth: sizes.
+        depth: sizes; ignored with `start_from`, which brings its own.
         loop: length, schedule and checkpoints.
         batch: pictures a step.
         matrix_lr: peak learning rate of Muon, for the matrices.
@@ -47,17 +47,19 @@ class DepthTrainConfig:
         spoil: strength of blur, noise and changes of contrast put on the pictures: what a world paints is
             never as clean as a render.
         ema_decay: decay of the shipped average of the weights.
+        start_from: a depth network to go on from.
         seed: of pictures, spoiling and initial weights.
     """
 
     depth: DepthConfig = field(default_factory=DepthConfig)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(minutes=10.0))
     batch: int = 24
-    matrix_lr: float = 5e-3
+    matrix_lr: float = 8e-3
     lr: float = 1e-3
     gradient_weight: float = 0.5
-    spoil: float = 1.0
+    spoil: float = 0.6
     ema_decay: float = 0.995
+    start_from: Path | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -69,8 +71,11 @@ class DepthTrainConfig:
 
 
 def log_depth_loss(predicted: Tensor, truth: Tensor, gradient_weight: float) -> Tensor:
-    """Mean absolute error of log depth plus that of its differences at four scales; `(B, H, W)` twice."""
-    error = predicted - truth
+    """Mean absolute error of log depth `(B, H, W)` plus that of its differences at four scales.
+
+    Errors count by the parallax they cause, as 2 m over the true depth, at least 0.25 and at most 4 times.
+    """
+    error = (predicted - truth) * (2 * (-truth).exp()).clamp(0.25, 4.0)
     loss = error.abs().mean()
     for scale in _SCALES:
         small = error[:, ::scale, ::scale]
@@ -90,7 +95,7 @@ class DepthStage:
         self._training = [(clip.frames, clip.depth) for clip in training]
         self._validation = [(clip.frames, clip.depth) for clip in validation] or self._training
         torch.manual_seed(int(step_generator(config.seed, 0, 0).integers(2**62)))
-        self.network = DepthNet(config.depth)
+        self.network = DepthNet(config.depth) if config.start_from is None else DepthNet.load(config.start_from)
         matrices = [p for p in self.network.parameters() if p.ndim == 2]
         others = [p for p in self.network.parameters() if p.ndim != 2]
         self.modules: Mapping[str, nn.Module] = {"depth": self.network}
@@ -104,7 +109,8 @@ class DepthStage:
         """The configuration without its length, so that a run may be prolonged."""
         values = to_json(self.config)
         del values["loop"]
-        return values
+        start = self.config.start_from
+        return {**values, "start_from": None if start is None else sha256_of(start)}
 
     def backward(self, step: int) -> dict[str, float]:
         """One batch's loss and gradients."""
@@ -128,7 +134,9 @@ class DepthStage:
             for picture, depth, guess in zip(shown, truth, predicted, strict=False)
         ]
         save_picture(folder / f"step-{step:08d}.png", contact_sheet(rows))
+        parallax = ((-predicted).exp() - (-truth).exp()).abs()
         return {
+            "parallax_error": parallax.mean().item(),
             "relative_error": ratio.mean().item(),
             "median_relative_error": ratio.median().item(),
             "within_10_percent": (ratio < 0.1).float().mean().item(),
@@ -136,7 +144,7 @@ class DepthStage:
 
     def export(self, path: Path) -> None:
         """The averaged weights, as `DepthNet.load` reads them."""
-        save_checkpoint(path, self.averages["depth"].state_dict(), to_json(self.config.depth), {"kind": "depth"})
+        save_checkpoint(path, self.averages["depth"].state_dict(), to_json(self.network.config), {"kind": "depth"})
 
     def _draw(self, clips: Sequence[tuple[Any, Any]], count: int, random: np.random.Generator) -> tuple[Tensor, Tensor]:
         """Random pictures `(count, 3, H, W)`, half of them mirrored, and their log depth `(count, H, W)`."""

@@ -50,11 +50,15 @@ def test_training_learns_depth_from_brightness(brightness_tells_depth: Path, tmp
 def test_the_loss_is_zero_at_the_truth_and_counts_steps_in_depth() -> None:
     truth = torch.rand(2, 16, 16)
     assert log_depth_loss(truth, truth, 0.5) == 0
-    assert torch.isclose(log_depth_loss(truth + 0.3, truth, 0.5), torch.tensor(0.3))
+    two_metres = torch.full((1, 16, 16), 2.0).log()
+    assert torch.isclose(log_depth_loss(two_metres + 0.3, two_metres, 0.5), torch.tensor(0.3))
+    near, far, sky = (log_depth_loss(torch.full((1, 16, 16), z).log() + 0.1, torch.full((1, 16, 16), z).log(), 0.0)
+                      for z in (1.0, 4.0, 30.0))  # fmt: skip
+    assert [round(loss.item(), 4) for loss in (near, far, sky)] == [0.2, 0.05, 0.025]
     step = torch.zeros(1, 16, 16)
     step[:, :, 8:] = 1.0
     edges = sum(1 / (16 // scale - 1) for scale in (1, 2, 4, 8)) / 4
-    assert torch.isclose(log_depth_loss(step, torch.zeros(1, 16, 16), 0.5), torch.tensor(0.5 + 0.5 * edges))
+    assert torch.isclose(log_depth_loss(two_metres + step, two_metres, 0.5), torch.tensor(0.5 + 0.5 * edges))
 
 
 def test_spoiled_pictures_stay_in_range_and_grow_worse_with_strength() -> None:
