@@ -1,4 +1,4 @@
-"""Pictures made as imperfect as a world paints them."""
+"""Pictures made as imperfect as a world paints them, or painted in other colours."""
 
 from __future__ import annotations
 
@@ -20,3 +20,12 @@ def spoil_pictures(pictures: Tensor, strength: float, generator: torch.Generator
     faded = blurred * (1 + uniform(-0.15, 0.15) * strength) + uniform(-0.1, 0.1) * strength
     noise = torch.randn(pictures.shape, generator=generator)
     return (faded + uniform(0.0, 0.08) * strength * noise).clamp(-1, 1)
+
+
+def recolour_pictures(pictures: Tensor, chance: float, generator: torch.Generator) -> Tensor:
+    """Pictures `(B, 3, H, W)`, some of them with their colour channels shuffled: other paint on the same walls."""
+    count = len(pictures)
+    order = torch.rand((count, 3), generator=generator).argsort(dim=1)
+    kept = torch.rand(count, generator=generator) >= chance
+    order[kept] = torch.arange(3)
+    return pictures.gather(1, order[:, :, None, None].expand_as(pictures))

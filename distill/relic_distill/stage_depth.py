@@ -27,7 +27,7 @@ from relic_distill.ema import Ema
 from relic_distill.images import contact_sheet, save_picture
 from relic_distill.loop import LoopConfig, step_generator, torch_generator, train
 from relic_distill.muon import Muon
-from relic_distill.spoiling import spoil_pictures
+from relic_distill.spoiling import recolour_pictures, spoil_pictures
 
 _PICTURES, _SPOILING, _HELD = 1, 2, 20_260_102
 _SCALES = (1, 2, 4, 8)
@@ -46,6 +46,7 @@ class DepthTrainConfig:
         gradient_weight: weight of the error of depth differences between neighbours, at four scales.
         spoil: strength of blur, noise and changes of contrast put on the pictures: what a world paints is
             never as clean as a render.
+        recolour: chance of a picture to have its colour channels shuffled.
         ema_decay: decay of the shipped average of the weights.
         start_from: a depth network to go on from.
         seed: of pictures, spoiling and initial weights.
@@ -58,6 +59,7 @@ class DepthTrainConfig:
     lr: float = 1e-3
     gradient_weight: float = 0.5
     spoil: float = 0.6
+    recolour: float = 0.5
     ema_decay: float = 0.995
     start_from: Path | None = None
     seed: int = 0
@@ -65,6 +67,8 @@ class DepthTrainConfig:
     def __post_init__(self) -> None:
         if self.batch < 1:
             raise ValueError(f"batch {self.batch} must be at least 1")
+        if not 0 <= self.recolour <= 1:
+            raise ValueError(f"recolour {self.recolour} must lie in [0, 1]")
         for name in ("matrix_lr", "lr", "gradient_weight", "spoil"):
             if getattr(self, name) < 0:
                 raise ValueError(f"{name} {getattr(self, name)} must not be negative")
@@ -116,7 +120,8 @@ class DepthStage:
         """One batch's loss and gradients."""
         config = self.config
         pictures, truth = self._draw(self._training, config.batch, step_generator(config.seed, step, _PICTURES))
-        spoiled = spoil_pictures(pictures, config.spoil, torch_generator(config.seed, step, _SPOILING))
+        generator = torch_generator(config.seed, step, _SPOILING)
+        spoiled = spoil_pictures(recolour_pictures(pictures, config.recolour, generator), config.spoil, generator)
         loss = log_depth_loss(self.network(spoiled), truth, config.gradient_weight)
         loss.backward()
         return {"loss": float(loss.detach())}

@@ -11,7 +11,7 @@ from relic.reprojection.config import DepthConfig
 from relic.reprojection.depth import DepthNet
 from relic_data.clips import ClipDataset
 from relic_distill.loop import LoopConfig
-from relic_distill.spoiling import spoil_pictures
+from relic_distill.spoiling import recolour_pictures, spoil_pictures
 from relic_distill.stage_depth import DepthStage, DepthTrainConfig, log_depth_loss, train_depth
 
 CONFIG = DepthTrainConfig(
@@ -69,6 +69,16 @@ def test_spoiled_pictures_stay_in_range_and_grow_worse_with_strength() -> None:
         assert spoiled.abs().max() <= 1
         errors.append((spoiled - pictures).square().mean().item())
     assert errors[0] < 1e-12 < errors[1] < errors[2]
+
+
+def test_recoloured_pictures_keep_their_shapes() -> None:
+    pictures = torch.rand(64, 3, 4, 6)
+    same = recolour_pictures(pictures, 0.0, torch.Generator().manual_seed(0))
+    assert torch.equal(same, pictures)
+    shuffled = recolour_pictures(pictures, 1.0, torch.Generator().manual_seed(0))
+    assert torch.equal(shuffled.sort(dim=1).values, pictures.sort(dim=1).values)
+    moved = (shuffled != pictures).flatten(1).any(dim=1)
+    assert 0.6 < moved.float().mean() < 1.0
 
 
 def test_bad_settings_and_empty_data_are_named(tmp_path: Path) -> None:
