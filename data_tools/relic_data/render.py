@@ -85,7 +85,19 @@ def render_dataset(
         "first_scene": first_scene,
         "split": split or "all",
     }
-    total = sum(j.clip_count for j in jobs) * frames
+    _film(jobs, workers, out, settings, frames, progress)
+
+
+def _film(
+    jobs: Sequence[Job],
+    workers: int,
+    out: Path,
+    settings: dict[str, float | int | str],
+    frames: int,
+    progress: bool,
+) -> None:
+    """Run the jobs; the index follows, and drafts of a job that was stopped are swept away."""
+    total = sum(job.clip_count for job in jobs) * frames
     last_index = 0.0
     try:
         with tqdm(total=total, unit="frame", disable=not progress, smoothing=0.05) as bar:
@@ -95,7 +107,7 @@ def render_dataset(
                     write_index(out, settings, frames)
                     last_index = time.monotonic()
     finally:
-        sweep_drafts(clips)
+        sweep_drafts(out / "clips")
         write_index(out, settings, frames)
 
 

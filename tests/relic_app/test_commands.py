@@ -108,7 +108,7 @@ def test_render_passes_its_options_on(monkeypatch, tmp_path):
     monkeypatch.setattr("relic_data.render.render_dataset", lambda *args, **options: seen.update(options, args=args))
     options = parse(data_render, "--scenes", "3", "--seed", "5", "--out", str(tmp_path), "--first-scene", "20")
     assert data_render.run(options) == 0
-    assert seen == {"args": (tmp_path, 3, 5.0, 5, 1), "clips_per_scene": 1, "first_scene": 20}
+    assert seen == {"args": (tmp_path, 3, 5.0, 5, 1), "clips_per_scene": 1, "first_scene": 20, "split": None}
 
 
 @pytest.mark.parametrize(("ending", "status"), [("finished", 0), ("interrupted", 130)])
