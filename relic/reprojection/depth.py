@@ -19,6 +19,7 @@ from relic.vae.tiny_vae import Pointwise
 NEAREST_M, FARTHEST_M = 0.1, 30.0
 _FOLD = 4
 _STRIDE = 16
+_PLACE_CHANNELS = 2
 _TYPICAL_LOG_DEPTH = 1.0
 
 
@@ -39,19 +40,30 @@ class DepthBlock(nn.Module):
         return x + self.narrow(F.silu(self.widen(self.depthwise(y))))
 
 
+def _places(cells: Tensor) -> Tensor:
+    """Where each cell of `(B, C, h, w)` lies in the picture: x and y in (-1, 1), `(B, 2, h, w)`."""
+    rows, columns = cells.shape[-2:]
+    x = (torch.arange(columns, dtype=cells.dtype, device=cells.device) * 2 + 1) / columns - 1
+    y = (torch.arange(rows, dtype=cells.dtype, device=cells.device) * 2 + 1) / rows - 1
+    return torch.stack([x.expand(rows, -1), y.unsqueeze(1).expand(-1, columns)]).expand(len(cells), -1, -1, -1)
+
+
 def _stage(channels: int, count: int, expansion: int) -> nn.Sequential:
     return nn.Sequential(*(DepthBlock(channels, expansion) for _ in range(count)))
 
 
 class DepthNet(nn.Module):
-    """Metric z-depth from a single picture taken with the world's intrinsics."""
+    """Metric z-depth from a single picture taken with the world's intrinsics.
+
+    Each cell is told where it lies in the picture: floors and ceilings get their depth from that.
+    """
 
     def __init__(self, config: DepthConfig) -> None:
         super().__init__()
         self.config = config
         quarter, eighth, deep = config.channels
         few, some, many = config.blocks
-        self.stem = Pointwise(3 * _FOLD**2, quarter)
+        self.stem = Pointwise(3 * _FOLD**2 + _PLACE_CHANNELS, quarter)
         self.down_1 = _stage(quarter, few, config.expansion)
         self.fold_1 = Pointwise(4 * quarter, eighth)
         self.down_2 = _stage(eighth, some, config.expansion)
@@ -91,8 +103,9 @@ class DepthNet(nn.Module):
         height, width = pictures.shape[-2:]
         if height % _STRIDE or width % _STRIDE:
             raise ValueError(f"a picture of {height}x{width} needs sides that are multiples of {_STRIDE}")
-        folded = F.pixel_unshuffle(pictures, _FOLD).contiguous(memory_format=torch.channels_last)
-        quarter = self.down_1(self.stem(folded))
+        folded = F.pixel_unshuffle(pictures, _FOLD)
+        placed = torch.cat([folded, _places(folded)], dim=1).contiguous(memory_format=torch.channels_last)
+        quarter = self.down_1(self.stem(placed))
         eighth = self.down_2(self.fold_1(F.pixel_unshuffle(quarter, 2)))
         deep = self.deepest(self.fold_2(F.pixel_unshuffle(eighth, 2)))
         eighth = self.up_2(eighth + F.pixel_shuffle(self.unfold_2(deep), 2))

@@ -208,6 +208,18 @@ def test_depth_is_within_its_range_and_odd_pictures_are_refused() -> None:
         network(torch.zeros(1, 3, 100, 160))
 
 
+def test_depth_may_depend_on_the_place_in_the_picture_alone() -> None:
+    network = DepthNet(DepthConfig.tiny())
+    with torch.no_grad():
+        network.stem.weight.zero_()
+        network.unfold_1.weight.zero_()
+        network.stem.weight[0, -1] = 1.0
+        network.head.weight[:, 0] = 1.0
+    log_depth = network(torch.randn(2, 3, 32, 48))
+    rows = torch.tensor([-7, -5, -3, -1, 1, 3, 5, 7]).repeat_interleave(4) / 8 + 1
+    assert torch.allclose(log_depth, rows[:, None].expand(2, 32, 48), atol=1e-6)
+
+
 def test_settings_that_do_not_fit_are_named() -> None:
     with pytest.raises(ValueError, match="prefer 'newest' is not one of"):
         ReprojectionConfig(prefer="newest")  # type: ignore[arg-type]
