@@ -28,7 +28,7 @@ from relic.memory.entries import MemorySnapshot
 from relic.model.conditioning import camera_conditioning
 from relic.model.transformer import TextKV
 from relic.pictures import fit_picture, frames_to_tensor, tensor_to_frames
-from relic.rollout import commit_block, generate_block
+from relic.rollout import BlockDraw, commit_block, draw_block
 from relic.screen import Screen, ScreenState
 from relic.world import World
 
@@ -147,11 +147,15 @@ class WorldEngine:
         config, model = self.world.config, self.world.model
         path = continue_path(self._pose, rows)
         camera = camera_conditioning(rows, path, config.model.frames_per_latent)
-        control = model.encode_control(camera, self._screen.guide(camera))
-        generator = torch.Generator().manual_seed(_block_seed(self._seed, self._blocks))
+        generator = torch.Generator().manual_seed(_block_seed(self._seed, self._blocks, 0))
         size = (1, config.model.in_channels, config.sampler.block_frames)
-        noise = torch.randn(*size, config.model.latent_height, config.model.latent_width, generator=generator)
-        latents = generate_block(model, self._memory, control, self._text, noise, config.sampler, generator)
+        draw = BlockDraw(
+            camera=camera,
+            guide=self._screen.guide(camera),
+            noise=torch.randn(*size, config.model.latent_height, config.model.latent_width, generator=generator),
+            seed=_block_seed(self._seed, self._blocks, 1),
+        )
+        latents = draw_block(model, self._memory, draw, self._text, config.sampler)
         pixels = self._screen.show(latents, camera)
         self._pose = path[len(path) - 1]
         self._blocks += 1
@@ -221,6 +225,6 @@ class WorldEngine:
         return actions_from_motions(*motions_from_actions(validate_actions(rows)))
 
 
-def _block_seed(seed: int, block: int) -> int:
+def _block_seed(seed: int, block: int, stream: int) -> int:
     """Every block has its own noise, so that a restored session draws what it drew before."""
-    return int(np.random.SeedSequence([seed, block]).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence([seed, block, stream]).generate_state(1, np.uint64)[0] >> 1)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -22,6 +23,8 @@ from relic.model.conditioning import CameraConditioning
 from relic.model.transformer import Control, RelicTransformer, TextKV
 from relic.screen import Screen
 
+_SEEDS = 2**62
+
 
 def denoise_block(
     model: RelicTransformer,
@@ -31,6 +34,7 @@ def denoise_block(
     noise: Tensor,
     sampler: SamplerConfig,
     generator: torch.Generator | None = None,
+    exit_step: int | None = None,
 ) -> Tensor:
     """Draw the next block's clean latents; memory is only read.
 
@@ -42,14 +46,25 @@ def denoise_block(
         noise: `(B, C, F, h, w)` unit Gaussian.
         sampler: steps and schedule.
         generator: source of the fresh noise of the `renoise` sampler.
+        exit_step: pass, from 0, whose prediction is taken as the clean latents; only it carries gradients
+            (self-forcing, Huang et al. 2025). None for all passes, each with gradients where they are enabled.
 
     Returns:
         `(B, C, F, h, w)` clean latents.
+
+    Raises:
+        ValueError: when there is no such pass.
     """
+    if exit_step is not None and not 0 <= exit_step < sampler.steps:
+        raise ValueError(f"exit_step {exit_step} is no pass of a sampler of {sampler.steps} steps")
     sigmas = sampling_sigmas(sampler.steps, sampler.shift).to(noise)
+    wanted = torch.is_grad_enabled()
     x = noise
-    for sigma, next_sigma in itertools.pairwise(sigmas):
-        velocity = model(x, sigma.expand(noise.shape[0], noise.shape[2]), control, text, context)
+    for step, (sigma, next_sigma) in enumerate(itertools.pairwise(sigmas)):
+        with torch.set_grad_enabled(wanted and exit_step in (None, step)):
+            velocity = model(x, sigma.expand(noise.shape[0], noise.shape[2]), control, text, context)
+        if step == exit_step:
+            return x0_from_velocity(x, velocity, sigma)
         if sampler.kind == "euler":
             x = euler_step(x, velocity, sigma, next_sigma)
         else:
@@ -70,25 +85,62 @@ def commit_block(
     """Write a block of clean latents `(B, C, F, h, w)` into memory (one pass without guide, noise level `sigma`)."""
     context = MemoryContext(memory, model.config, latents.shape[2])
     level = latents.new_full((latents.shape[0], latents.shape[2]), sigma)
-    model(latents, level, dataclasses.replace(control, guide=None), text, context)
+    with torch.no_grad():
+        model(latents, level, dataclasses.replace(control, guide=None), text, context)
     memory.append(*context.own_kv)
 
 
-def generate_block(
-    model: RelicTransformer,
-    memory: KVMemory,
-    control: Control,
-    text: TextKV,
-    noise: Tensor,
-    sampler: SamplerConfig,
-    generator: torch.Generator | None = None,
+@dataclass(frozen=True, kw_only=True)
+class BlockDraw:
+    """What a block is drawn from: with the memory before it, enough to draw it again.
+
+    Attributes:
+        camera: control of the block's F latent frames.
+        guide: `(B, G, F, h, w)` what earlier views show of it; None without.
+        noise: `(B, C, F, h, w)` unit Gaussian.
+        seed: of the fresh noise of the `renoise` sampler.
+        exit_step: see `denoise_block`.
+    """
+
+    camera: CameraConditioning
+    guide: Tensor | None
+    noise: Tensor
+    seed: int
+    exit_step: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Block:
+    """A block that a rollout has drawn and committed.
+
+    Attributes:
+        latents: `(B, C, F, h, w)` clean.
+        draw: what it was drawn from.
+    """
+
+    latents: Tensor
+    draw: BlockDraw
+
+
+def draw_block(
+    model: RelicTransformer, memory: KVMemory, draw: BlockDraw, text: TextKV, sampler: SamplerConfig
 ) -> Tensor:
     """Draw a block and commit it, by a clean pass or with the keys and values of the last denoising pass.
 
-    Arguments and result as `denoise_block`; `memory` is written.
+    Args:
+        model: the network.
+        memory: the past; written, and constant to gradients.
+        draw: noise, control and guide.
+        text: embedded prompt.
+        sampler: steps and schedule.
+
+    Returns:
+        `(B, C, F, h, w)` clean latents.
     """
-    context = MemoryContext(memory, model.config, noise.shape[2])
-    latents = denoise_block(model, context, control, text, noise, sampler, generator)
+    control = model.encode_control(draw.camera, draw.guide)
+    context = MemoryContext(memory, model.config, draw.noise.shape[2])
+    generator = torch.Generator(draw.noise.device).manual_seed(draw.seed)
+    latents = denoise_block(model, context, control, text, draw.noise, sampler, generator, draw.exit_step)
     if sampler.commit == "clean":
         commit_block(model, memory, control, text, latents, sampler.commit_sigma)
     else:
@@ -105,7 +157,8 @@ def rollout(
     sampler: SamplerConfig,
     generator: torch.Generator,
     screen: Screen | None = None,
-) -> Iterator[Tensor]:
+    exit_step: int | None = None,
+) -> Iterator[Block]:
     """Commit the first latent frame, then draw and commit block after block.
 
     Args:
@@ -118,9 +171,10 @@ def rollout(
         sampler: steps, schedule and block length.
         generator: source of all noise.
         screen: a fresh one of as many streams, for a network that is guided by what it has shown.
+        exit_step: see `denoise_block`.
 
     Yields:
-        The clean latents `(B, C, F, h, w)` of each generated block.
+        Each generated block.
 
     Raises:
         ValueError: when the control does not fill whole blocks.
@@ -133,12 +187,17 @@ def rollout(
     commit_block(model, memory, model.encode_control(camera[:1]), text, first_latent)
     if screen is not None:
         screen.show(first_latent, camera[:1])
+    shape = (*first_latent.shape[:2], size, *first_latent.shape[3:])
     for start in range(1, camera.num_frames, size):
         block_camera = camera[start : start + size]
-        control = model.encode_control(block_camera, None if screen is None else screen.guide(block_camera))
-        shape = (*first_latent.shape[:2], size, *first_latent.shape[3:])
-        noise = torch.randn(shape, generator=generator, dtype=first_latent.dtype, device=first_latent.device)
-        latents = generate_block(model, memory, control, text, noise, sampler, generator)
+        draw = BlockDraw(
+            camera=block_camera,
+            guide=None if screen is None else screen.guide(block_camera),
+            noise=torch.randn(shape, generator=generator, dtype=first_latent.dtype, device=first_latent.device),
+            seed=int(torch.randint(_SEEDS, (), generator=generator, device=generator.device)),
+            exit_step=exit_step,
+        )
+        latents = draw_block(model, memory, draw, text, sampler)
         if screen is not None:
             screen.show(latents, block_camera)
-        yield latents
+        yield Block(latents=latents, draw=draw)

@@ -154,7 +154,7 @@ def roll_out(world: World, cases: Sequence[Case], seed: int) -> Frames:
     memory = make_memory(config.memory, config.model)
     generator = torch.Generator().manual_seed(seed)
     blocks = rollout(world.model, memory, latent, camera, text, config.sampler, generator, world.screen(len(cases)))
-    return tensor_to_frames(world.vae.decode(torch.cat([latent, *blocks], dim=2)))
+    return tensor_to_frames(world.vae.decode(torch.cat([latent, *(block.latents for block in blocks)], dim=2)))
 
 
 @torch.inference_mode()

@@ -239,7 +239,7 @@ class CausalStage:
         generator = torch_generator(self.config.seed, 0, 4)
         screen = Screen(self.vae, world_intrinsics(world), self.reprojector, batch=len(first))
         blocks = rollout(self.model, memory, first, batch.camera, text, world.sampler, generator, screen)
-        return tensor_to_frames(self.vae.decode(torch.cat([first, *blocks], dim=2)))
+        return tensor_to_frames(self.vae.decode(torch.cat([first, *(block.latents for block in blocks)], dim=2)))
 
 
 def split_parameters(model: RelicTransformer) -> tuple[list[nn.Parameter], list[nn.Parameter]]:

@@ -153,7 +153,7 @@ def play(
     first = torch.randn(1, 4, 1, 6, 10, generator=generator)
     sampler = SamplerConfig(steps=2, block_frames=block_frames, commit=commit)
     blocks = rollout(model, make_memory(memory_config, TINY), first, camera, text, sampler, generator)
-    return torch.cat(list(blocks), dim=2)
+    return torch.cat([block.latents for block in blocks], dim=2)
 
 
 @pytest.mark.parametrize("block_frames", [1, 2])

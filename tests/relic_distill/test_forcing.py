@@ -1,40 +1,12 @@
 import pytest
 import torch
 
-from relic.camera import Intrinsics
-from relic.config import MemoryConfig, MemoryPolicy, ModelConfig
+from relic.config import MemoryConfig, MemoryPolicy
 from relic.memory.backends import make_memory
 from relic.memory.context import MemoryContext
-from relic.model.conditioning import CameraConditioning
-from relic.model.transformer import RelicTransformer
 from relic.rollout import commit_block
 from relic_distill.forcing import TeacherForcingContext
-
-TINY = ModelConfig(
-    in_channels=4, dim=32, num_layers=2, num_heads=2, ffn_dim=64, text_dim=8, text_tokens=3, freq_dim=16,
-    latent_height=6, latent_width=10, guide_channels=3,
-)  # fmt: skip
-INTRINSICS = Intrinsics.from_fov(60.0, 80, 48)
-
-
-def lively_model(config: ModelConfig = TINY, seed: int = 0) -> RelicTransformer:
-    """A model in which every path matters: the silent outputs get random weights."""
-    torch.manual_seed(seed)
-    model = RelicTransformer(config, INTRINSICS)
-    for parameter in model.parameters():
-        if not parameter.any():
-            torch.nn.init.normal_(parameter, std=0.3)
-    return model.eval()
-
-
-def random_camera(batch: int, frames: int, config: ModelConfig = TINY) -> CameraConditioning:
-    pixel = config.frames_per_latent
-    rotation = torch.linalg.qr(torch.randn(batch, frames, pixel, 3, 3)).Q
-    return CameraConditioning(
-        actions=torch.rand(batch, frames, pixel, config.num_actions) * 0.05,
-        rotations_w2c=rotation,
-        positions=torch.randn(batch, frames, pixel, 3),
-    )
+from tests.tiny_networks import TINY, lively_model, random_camera
 
 
 @pytest.mark.parametrize("policy", ["compressed", "full", "window"])

@@ -1,0 +1,40 @@
+"""Distribution matching: pure functions of predictions, no network in sight (paper, section 4.4; Yin et al. 2024).
+
+Axes: B batch, C latent channels, T latent frames, h, w latent cells.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+_LEAST_DISTANCE = 1e-3
+
+
+def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
+    """Classifier-free guidance; a scale of 1 is the conditional prediction itself."""
+    return unconditional + scale * (conditional - unconditional)
+
+
+def score_difference(latents: Tensor, x0_data: Tensor, x0_generated: Tensor) -> Tensor:
+    """The map `s_data - s_gen` of a video, up to a positive factor of each video.
+
+    At noise level sigma, both scores are `((1 - sigma) x0 - x) / sigma^2` with their own prediction of x0, so their
+    difference is that of the predictions times `(1 - sigma) / sigma^2`. That factor is left out and the map divided by
+    the mean distance of the video from the data's prediction instead: maps of all noise levels then weigh alike (Yin et
+    al. 2024, eq. 8).
+
+    Args:
+        latents: `(B, C, T, h, w)` generated.
+        x0_data: clean latents as the score of the data predicts them.
+        x0_generated: the same of the generator's own score.
+
+    Returns:
+        `(B, C, T, h, w)`; moving latents along it makes them more like data.
+    """
+    distance = (latents - x0_data).abs().mean(dim=tuple(range(1, latents.ndim)), keepdim=True)
+    return (x0_data - x0_generated) / distance.clamp(min=_LEAST_DISTANCE)
+
+
+def generator_gradient(difference: Tensor) -> Tensor:
+    """Gradient of the loss `-mean(map * latents)` with respect to the latents, the map held constant."""
+    return -difference / difference.numel()
