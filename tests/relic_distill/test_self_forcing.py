@@ -14,10 +14,11 @@ from tests.tiny_networks import TINY, lively_model, random_camera
 MEMORY = MemoryConfig(window=2, schedule=(1, 4, 2), max_frames=50, max_age=50)
 
 
-def some_batch(frames: int, batch: int = 2) -> ClipBatch:
-    camera = random_camera(batch, frames)
+def some_batch(frames: int, batch: int = 2, dtype: torch.dtype = torch.float64) -> ClipBatch:
     return ClipBatch(
-        latents=torch.randn(batch, 4, frames, 6, 10).double(), camera=camera, text=torch.randn(batch, 3, 8)
+        latents=torch.randn(batch, 4, frames, 6, 10, dtype=dtype),
+        camera=random_camera(batch, frames),
+        text=torch.randn(batch, 3, 8, dtype=dtype),
     )
 
 
@@ -46,10 +47,10 @@ def test_replayed_gradients_are_those_of_one_graph(kind: SamplerKind, exit_step:
     model = lively_model().double()
     sampler = SamplerConfig(kind=kind, steps=2)
     batch = some_batch(9)
-    batch = ClipBatch(latents=batch.latents, camera=batch.camera, text=batch.text.double())
     generator = torch.Generator().manual_seed(3)
     drawn = roll_out(model, batch, MEMORY, sampler, generator, FixedGuide(), exit_step)  # type: ignore[arg-type]
-    assert drawn.guide is not None and drawn.guide.shape == (2, 3, 8, 6, 10)
+    assert drawn.guide is not None
+    assert drawn.guide.shape == (2, 3, 8, 6, 10)
     gradients = torch.randn(2, 4, 8, 6, 10).double()
 
     latents = torch.cat(list(redraw(model, drawn, MEMORY, sampler)), dim=2)
@@ -69,7 +70,6 @@ def test_replayed_gradients_are_those_of_one_graph(kind: SamplerKind, exit_step:
 def test_only_the_exit_pass_carries_gradients() -> None:
     model = lively_model().double()
     batch = some_batch(3)
-    batch = ClipBatch(latents=batch.latents, camera=batch.camera, text=batch.text.double())
     sampler = SamplerConfig(steps=2)
     ones = torch.ones(2, 4, 2, 6, 10).double()
     found = []
@@ -112,8 +112,7 @@ def test_the_memory_of_a_replay_hardly_grows_with_its_length() -> None:
     sampler = SamplerConfig(steps=1)
     peaks: dict[bool, list[int]] = {True: [], False: []}
     for frames in (9, 33):
-        batch = some_batch(frames, batch=1)
-        batch = ClipBatch(latents=batch.latents.float(), camera=batch.camera, text=batch.text)
+        batch = some_batch(frames, batch=1, dtype=torch.float32)
         drawn = roll_out(model, batch, MEMORY, sampler, torch.Generator().manual_seed(0))
         for replayed in (True, False):
             peaks[replayed].append(peak_saved_bytes(model, drawn, sampler, replayed))
@@ -124,8 +123,7 @@ def test_the_memory_of_a_replay_hardly_grows_with_its_length() -> None:
 
 def test_gradients_of_another_length_are_refused() -> None:
     model = lively_model(TINY)
-    batch = some_batch(4, batch=1)
-    batch = ClipBatch(latents=batch.latents.float(), camera=batch.camera, text=batch.text)
+    batch = some_batch(4, batch=1, dtype=torch.float32)
     drawn = roll_out(model, batch, MEMORY, SamplerConfig(steps=1), torch.Generator().manual_seed(0))
     with pytest.raises(ValueError, match="gradients of 2 latent frames for a rollout of 3"):
         replay(model, drawn, torch.zeros(1, 4, 2, 6, 10), MEMORY, SamplerConfig(steps=1))
