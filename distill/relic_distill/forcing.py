@@ -1,9 +1,11 @@
-"""Teacher forcing in one pass: clean and noisy frames side by side, with exactly the memory that play sees.
+"""Causal training in one pass, with exactly the memory that play sees.
 
-A pass holds clean latent frames `0 .. C-1` followed by noisy latent frames `1 .. T-1`. Block j of either kind attends
-to its own frames and to memory as it stands before the block: the last `window` clean frames at full resolution and
-older clean frames pooled by the schedule, keys pooled before RoPE (paper, sections 4.3 and 4.4). The loop over blocks
-calls attention on exact key sets, so nothing masked is computed.
+Teacher forcing: a pass holds clean latent frames `0 .. C-1` followed by noisy latent frames `1 .. T-1`, and the past of
+a block of either kind are the clean frames before it. Diffusion and hybrid forcing: a pass holds each frame once, some
+of them clean, and a block's past is whatever the pass holds before it. In all of them, a block attends to its own
+frames and to memory as it stands before the block: the last `window` frames at full resolution and older ones pooled
+by the schedule, keys pooled before RoPE (paper, sections 4.3 and 4.4). The loop over blocks calls attention on exact
+key sets, so nothing masked is computed.
 
 Axes: B batch, F frames of the pass, L tokens of a frame, K memory tokens, H heads, D head width.
 """
@@ -22,32 +24,36 @@ from relic.model.rope import grid_positions, rotate, rotation
 Frames = list[Tensor]
 
 
-class TeacherForcingContext:
-    """Attention of a [clean | noisy] pass.
+class CausalPass:
+    """Attention of a pass whose blocks see what the pass holds before them.
 
     Args:
         model: network sizes.
         memory: policy, window and schedule; the same object that play uses.
         num_frames: latent frames T of the clip, the first included.
         block_frames: latent frames generated together; divides T - 1.
+        num_past: frames of the pass that are the past of others; T, or fewer when copies of the frames follow.
 
     Raises:
         ValueError: when the clip does not fill whole blocks.
     """
 
-    def __init__(self, model: ModelConfig, memory: MemoryConfig, num_frames: int, block_frames: int) -> None:
+    def __init__(
+        self, model: ModelConfig, memory: MemoryConfig, num_frames: int, block_frames: int, num_past: int
+    ) -> None:
         if num_frames < 1 + block_frames or (num_frames - 1) % block_frames:
             raise ValueError(f"{num_frames} latent frames are not one and whole blocks of {block_frames}")
         self.num_frames = num_frames
         self.block_frames = block_frames
-        self.num_clean = num_frames - block_frames
+        self.num_clean = num_past
         self._model, self._memory = model, memory
         self._space = grid_positions(model.grid)
 
     @property
     def frame_indices(self) -> list[int]:
         """Latent frame of the clip behind each frame of the pass."""
-        return [*range(self.num_clean), *range(1, self.num_frames)]
+        copies = range(1, self.num_frames) if self.num_clean < self.num_frames else range(0)
+        return [*range(self.num_clean), *copies]
 
     def pass_camera(self, camera: CameraConditioning) -> CameraConditioning:
         """Control of the clip's T frames laid out as the pass."""
@@ -59,13 +65,14 @@ class TeacherForcingContext:
         )
 
     def pass_guide(self, guide: Tensor | None) -> Tensor | None:
-        """Guides `(B, G, T - 1, h, w)` of the noisy frames laid out as the pass: clean frames have none."""
+        """Guides `(B, G, T - 1, h, w)` laid out as the pass: copies have theirs, what stands before them has none."""
         if guide is None:
             return None
-        return torch.cat([guide.new_zeros((*guide.shape[:2], self.num_clean, *guide.shape[3:])), guide], dim=2)
+        bare = self.num_clean if self.num_clean < self.num_frames else 1
+        return torch.cat([guide.new_zeros((*guide.shape[:2], bare, *guide.shape[3:])), guide], dim=2)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See `relic.model.attention.AttentionContext.attend`; F = C + T - 1."""
+        """See `relic.model.attention.AttentionContext.attend`; F is the number of `frame_indices`."""
         turn = self._rotation(self.frame_indices, 1)
         shape = q.shape
         q_frames = rotate(q.flatten(1, 2), turn).reshape(shape).unbind(1)
@@ -88,7 +95,7 @@ class TeacherForcingContext:
             if start < self.num_clean:
                 own = slice(start, stop)
                 clean += self._block(q_frames[own], [*before, *k_frames[own]], [*before_v, *v_frames[own]])
-            if start:
+            if start and self.num_clean < self.num_frames:
                 own = slice(start + offset, stop + offset)
                 noisy += self._block(q_frames[own], [*before, *k_frames[own]], [*before_v, *v_frames[own]])
         return torch.stack([*clean, *noisy], dim=1)
@@ -125,3 +132,21 @@ class TeacherForcingContext:
         place = pooled_positions(self._space, self._model.grid, factor)
         time = torch.tensor(frames, dtype=torch.float32).repeat_interleave(len(place))
         return rotation(time, place.repeat(len(frames), 1), self._model.head_dim, self._model.rope_theta)
+
+
+class TeacherForcingContext(CausalPass):
+    """A [clean | noisy] pass: every block of the clip is a target, and its past is clean."""
+
+    def __init__(self, model: ModelConfig, memory: MemoryConfig, num_frames: int, block_frames: int) -> None:
+        super().__init__(model, memory, num_frames, block_frames, num_frames - block_frames)
+
+
+class HybridForcingContext(CausalPass):
+    """A pass that holds each frame once; which of them are clean is a matter of their noise levels.
+
+    All noisy but the first frame: diffusion forcing. The first part clean, the rest noisy: hybrid forcing (paper,
+    section 4.4), where noisy blocks see earlier noisy blocks and, pooled beyond the window, the clean part.
+    """
+
+    def __init__(self, model: ModelConfig, memory: MemoryConfig, num_frames: int, block_frames: int) -> None:
+        super().__init__(model, memory, num_frames, block_frames, num_frames)

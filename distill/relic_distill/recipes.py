@@ -29,8 +29,8 @@ def mini_causal(minutes: float) -> CausalTrainConfig:
         world=mini(),
         loop=LoopConfig(minutes=minutes, warmup=100, decay=0.4, checkpoint_minutes=8),
         phases=(
-            Phase(until_step=650, frames=9, batch=4),
-            Phase(until_step=900, frames=21, batch=2),
+            Phase(until_step=500, frames=9, batch=4),
+            Phase(until_step=800, frames=21, batch=2),
             Phase(until_step=12000, frames=41, batch=1),
             Phase(until_step=24000, frames=81, batch=1),
         ),

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 from typing import Protocol
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relic.config import ModelConfig
 from relic.model.layers import RMSNorm
-from relic.model.rope import rotate, rotation
+from relic.model.rope import grid_positions, rotate, rotation, yarn_attention_scale, yarn_frequencies
 
 
 class AttentionContext(Protocol):
@@ -33,15 +34,26 @@ def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
 
 
 class BidirectionalContext:
-    """Every token of the pass attends to every other (the teacher's attention)."""
+    """Every token of the pass attends to every other (the teacher's attention).
 
-    def __init__(self, config: ModelConfig, space_L2: Tensor, num_frames: int) -> None:
-        time = space_L2.new_tensor(range(num_frames)).repeat_interleave(len(space_L2))
-        self._rotation = rotation(time, space_L2.repeat(num_frames, 1), config.head_dim, config.rope_theta)
+    Args:
+        config: network sizes.
+        num_frames: latent frames of the pass.
+        trained_frames: latent frames the network was trained on; a longer pass is read through YaRN.
+    """
+
+    def __init__(self, config: ModelConfig, num_frames: int, trained_frames: int | None = None) -> None:
+        trained = num_frames if trained_frames is None else trained_frames
+        space = grid_positions(config.grid)
+        time = torch.arange(num_frames).repeat_interleave(len(space))
+        frequencies = yarn_frequencies(config.head_dim, config.rope_theta, trained, num_frames)
+        turn = rotation(time, space.repeat(num_frames, 1), config.head_dim, config.rope_theta, frequencies)
+        self._k_rotation, self._q_rotation = turn, turn * yarn_attention_scale(trained, num_frames)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Full attention over all frames of the pass."""
-        q_all, k_all = (rotate(x.flatten(1, 2), self._rotation) for x in (q, k))
+        q_all = rotate(q.flatten(1, 2), self._q_rotation.to(q.device))
+        k_all = rotate(k.flatten(1, 2), self._k_rotation.to(k.device))
         return scaled_dot_product(q_all, k_all, v.flatten(1, 2)).unflatten(1, q.shape[1:3])
 
 

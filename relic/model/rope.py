@@ -8,8 +8,12 @@ Axes: L tokens, D head width.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+_YARN_SLOW_TURNS, _YARN_FAST_TURNS = 1.0, 32.0
 
 
 def axis_dims(head_dim: int) -> tuple[int, int, int]:
@@ -30,7 +34,32 @@ def inverse_frequencies(head_dim: int, theta: float) -> Tensor:
     return torch.cat(parts)
 
 
-def rotation(time_L: Tensor, space_L2: Tensor, head_dim: int, theta: float) -> Tensor:
+def yarn_frequencies(head_dim: int, theta: float, trained: int, frames: int) -> Tensor:
+    """Frequencies for a context of `frames` latent frames, of a network trained on `trained` (YaRN, Peng et al. 2023).
+
+    Time only: waves longer than the trained context are stretched by `frames / trained`, those that turn at least 32
+    times in it stay as they are, and between the two lies a linear ramp.
+
+    Returns:
+        `(D / 2,)` float32; those of `inverse_frequencies` when the context is no longer than trained.
+    """
+    frequencies = inverse_frequencies(head_dim, theta)
+    stretch = max(1.0, frames / trained)
+    time = axis_dims(head_dim)[0] // 2
+    turns = trained * frequencies[:time] / (2 * math.pi)
+    kept = ((turns - _YARN_SLOW_TURNS) / (_YARN_FAST_TURNS - _YARN_SLOW_TURNS)).clamp(0, 1)
+    frequencies[:time] *= kept + (1 - kept) / stretch
+    return frequencies
+
+
+def yarn_attention_scale(trained: int, frames: int) -> float:
+    """Factor of the attention logits that goes with `yarn_frequencies` (Peng et al. 2023, eq. 22)."""
+    return float((0.1 * math.log(max(1.0, frames / trained)) + 1.0) ** 2)
+
+
+def rotation(
+    time_L: Tensor, space_L2: Tensor, head_dim: int, theta: float, frequencies: Tensor | None = None
+) -> Tensor:
     """Unit complex rotations of tokens.
 
     Args:
@@ -38,14 +67,17 @@ def rotation(time_L: Tensor, space_L2: Tensor, head_dim: int, theta: float) -> T
         space_L2: row and column of each token.
         head_dim: D.
         theta: base of the frequencies.
+        frequencies: `(D / 2,)` other ones than theta's.
 
     Returns:
         `(L, D / 2)` complex64.
     """
+    if frequencies is None:
+        frequencies = inverse_frequencies(head_dim, theta)
     dims = axis_dims(head_dim)
     axes = torch.cat([time_L[:, None].float(), space_L2.float()], dim=1)
     repeated = axes.repeat_interleave(torch.tensor([dim // 2 for dim in dims], device=axes.device), dim=1)
-    angle = repeated * inverse_frequencies(head_dim, theta).to(axes.device)
+    angle = repeated * frequencies.to(axes.device)
     return torch.polar(torch.ones_like(angle), angle)
 
 
