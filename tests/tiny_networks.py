@@ -1,11 +1,17 @@
 """Networks of the real class at toy sizes, in which every path matters."""
 
+from pathlib import Path
+
 import torch
 
 from relic.camera import Intrinsics
 from relic.config import ModelConfig
 from relic.model.conditioning import CameraConditioning
 from relic.model.transformer import RelicTransformer
+from relic.reprojection.depth import DepthNet
+from relic.vae.tiny_vae import TinyVae
+from relic.world import HashEncoder
+from relic_distill.world_stage import Ingredients
 
 TINY = ModelConfig(
     in_channels=4, dim=32, num_layers=2, num_heads=2, ffn_dim=64, text_dim=8, text_tokens=3, freq_dim=16,
@@ -31,4 +37,14 @@ def random_camera(batch: int, frames: int, config: ModelConfig = TINY) -> Camera
         actions=torch.rand(batch, frames, pixel, config.num_actions) * 0.05,
         rotations_w2c=rotation,
         positions=torch.randn(batch, frames, pixel, 3),
+    )
+
+
+def ingredients(encoded: Path) -> Ingredients:
+    """What stages train with, from the folder of the `encoded` fixture."""
+    return Ingredients(
+        data=encoded / "latents",
+        vae=TinyVae.load(encoded / "vae.safetensors"),
+        text_encoder=HashEncoder(4),
+        depth=DepthNet.load(encoded / "depth.safetensors"),
     )

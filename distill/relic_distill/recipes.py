@@ -8,9 +8,10 @@ from relic.config import MemoryConfig, ModelConfig, RelicConfig, SamplerConfig, 
 from relic.reprojection.config import DepthConfig, ReprojectionConfig
 from relic.vae.config import VaeConfig
 from relic_distill.loop import LoopConfig
-from relic_distill.stage_causal import CausalTrainConfig, Phase
+from relic_distill.stage_causal import CausalTrainConfig
 from relic_distill.stage_depth import DepthTrainConfig
 from relic_distill.stage_vae import VaeTrainConfig
+from relic_distill.world_stage import Phase
 
 
 def mini_vae(minutes: float) -> VaeTrainConfig:

@@ -65,7 +65,7 @@ class TrainingGuide:
 
     @torch.no_grad()
     def __call__(self, views: Views, camera: CameraConditioning, generator: torch.Generator) -> Tensor:
-        """Guides of every latent frame after the first.
+        """Guides of every latent frame after the first, from each block's own past.
 
         Args:
             views: `(B, K)` known views: first those at the end of the run's own latent frames, then others.
@@ -76,28 +76,44 @@ class TrainingGuide:
             `(B, G, T - 1, h, w)`; all zero for a run without guide.
         """
         config = self._config
-        runs, frames = camera.positions.shape[:2]
-        starts = torch.arange(1, frames, self._block)
-        run = torch.arange(runs).repeat_interleave(len(starts))
-        start = starts.repeat(runs)
+        run, start = self._cases(camera)
 
         def toss(chance: float) -> Tensor:
             return torch.rand(len(run), generator=generator) < chance
 
         remembered = self._remembered(views, camera, run, start, toss(config.extra_chance))
         remembered = torch.where(toss(config.memory_chance), remembered, start - 1)
-        chosen = torch.stack([start - 1, remembered], dim=1)
-        case_views = self._pick(views, run, chosen, generator)
+        case_views = self._pick(views, run, torch.stack([start - 1, remembered], dim=1), generator)
         first = (toss(config.swap_chance) & (remembered != start - 1)).long()
+        order = torch.stack([first, 1 - first], dim=1)
+        return self._drop(self._guides(case_views, camera, run, start, order), generator)
+
+    @torch.no_grad()
+    def from_start(self, views: Views, camera: CameraConditioning, generator: torch.Generator) -> Tensor:
+        """Guides of every latent frame after the first, from the start picture alone; arguments as `__call__`'s."""
+        run, start = self._cases(camera)
+        case_views = self._pick(views, run, torch.zeros_like(start).unsqueeze(1), generator)
+        return self._drop(self._guides(case_views, camera, run, start, None), generator)
+
+    def _cases(self, camera: CameraConditioning) -> tuple[Tensor, Tensor]:
+        """Run and first latent frame of every block after the first latent frame."""
+        runs, frames = camera.positions.shape[:2]
+        starts = torch.arange(1, frames, self._block)
+        return torch.arange(runs).repeat_interleave(len(starts)), starts.repeat(runs)
+
+    def _guides(
+        self, case_views: Views, camera: CameraConditioning, run: Tensor, start: Tensor, order: Tensor | None
+    ) -> Tensor:
         frame = start.unsqueeze(1) + torch.arange(self._block)
+        row = run.unsqueeze(1)
         guide = self._reprojector.guide(
-            case_views,
-            camera.rotations_w2c[run.unsqueeze(1), frame],
-            camera.positions[run.unsqueeze(1), frame],
-            torch.stack([first, 1 - first], dim=1),
+            case_views, camera.rotations_w2c[row, frame], camera.positions[row, frame], order
         )
-        guide = guide.unflatten(0, (runs, len(starts))).transpose(1, 2).flatten(2, 3)
-        kept = torch.rand(runs, generator=generator) >= config.drop_chance
+        runs = camera.positions.shape[0]
+        return guide.unflatten(0, (runs, -1)).transpose(1, 2).flatten(2, 3)
+
+    def _drop(self, guide: Tensor, generator: torch.Generator) -> Tensor:
+        kept = torch.rand(len(guide), generator=generator) >= self._config.drop_chance
         return guide * kept[:, None, None, None, None]
 
     def _remembered(

@@ -1,56 +1,29 @@
 import dataclasses
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from relic.actions import ACTION_NAMES, STATIC
-from relic.camera import CameraPath, continue_path, integrate
+from relic.actions import STATIC
+from relic.camera import continue_path, integrate
 from relic.checkpoint import load_checkpoint, save_checkpoint
 from relic.config import to_json
-from relic.reprojection.config import DepthConfig
-from relic.reprojection.depth import DepthNet
 from relic.vae.config import VaeConfig
 from relic.vae.tiny_vae import TinyVae
 from relic.world import HashEncoder, World
-from relic_data.encode import LatentDataset, encode_dataset
+from relic_data.encode import LatentDataset
 from relic_distill.clip_sampler import ClipSampler
 from relic_distill.loop import step_generator, train
 from relic_distill.recipes import mini_causal, tiny_causal
 from relic_distill.release import release
-from relic_distill.stage_causal import CausalStage, Phase, split_parameters
-
-FRAMES = 45
-
-
-def some_path(frames: int) -> CameraPath:
-    actions = np.zeros((frames, 13))
-    actions[1:, ACTION_NAMES.index("dolly_in")] = 0.03
-    actions[1:, ACTION_NAMES.index("pan_left")] = 0.01 * np.arange(1, frames) / frames
-    return integrate(actions)
-
-
-@pytest.fixture(scope="module")
-def encoded(tmp_path_factory: pytest.TempPathFactory, write_clip: Callable[..., None]) -> Path:
-    root = tmp_path_factory.mktemp("causal")
-    for name in ("train-s00002-c00", "train-s00003-c00", "validation-s00001-c00"):
-        coarse = np.random.default_rng(list(name.encode())).integers(0, 256, (FRAMES, 6, 10, 3), dtype=np.uint8)
-        write_clip(root / "data", name, coarse.repeat(16, axis=1).repeat(16, axis=2), some_path(FRAMES), ["a room"])
-    torch.manual_seed(0)
-    vae = TinyVae(VaeConfig.tiny())
-    save_checkpoint(root / "vae.safetensors", vae.state_dict(), to_json(vae.config))
-    depth = DepthNet(DepthConfig.tiny())
-    save_checkpoint(root / "depth.safetensors", depth.state_dict(), to_json(depth.config))
-    encode_dataset(root / "data", root / "vae.safetensors", root / "latents", progress=False)
-    return root
+from relic_distill.stage_causal import CausalStage
+from relic_distill.world_stage import Phase, split_parameters
+from tests.tiny_networks import ingredients
 
 
 def stage(encoded: Path, steps: int = 4) -> CausalStage:
-    vae = TinyVae.load(encoded / "vae.safetensors")
-    depth = DepthNet.load(encoded / "depth.safetensors")
-    return CausalStage(tiny_causal(steps), encoded / "latents", vae, HashEncoder(4), None, depth)
+    return CausalStage(tiny_causal(steps), ingredients(encoded))
 
 
 def test_a_run_starts_with_its_own_picture_and_pose(encoded: Path) -> None:
@@ -139,11 +112,9 @@ def test_another_vae_than_the_datas_is_refused(encoded: Path, tmp_path: Path) ->
     other = TinyVae(VaeConfig.tiny())
     save_checkpoint(tmp_path / "other.safetensors", other.state_dict(), to_json(other.config))
     with pytest.raises(ValueError, match="was encoded with another VAE"):
-        CausalStage(tiny_causal(4), encoded / "latents", other, HashEncoder(4), None)
+        CausalStage(tiny_causal(4), dataclasses.replace(ingredients(encoded), vae=other))
     with pytest.raises(ValueError, match="name the weights of a depth network"):
-        CausalStage(
-            tiny_causal(4), encoded / "latents", TinyVae.load(encoded / "vae.safetensors"), HashEncoder(4), None
-        )
+        CausalStage(tiny_causal(4), dataclasses.replace(ingredients(encoded), depth=None))
     mine = stage(encoded)
     mine.backward(0)
     mine.export(tmp_path / "world.safetensors")
@@ -163,23 +134,9 @@ def test_the_export_looks_no_older_than_training_has_been_long(encoded: Path, tm
 def test_runs_longer_than_the_data_are_refused_at_once(encoded: Path) -> None:
     long = dataclasses.replace(tiny_causal(4), phases=(Phase(until_step=9, frames=50, batch=1),))
     with pytest.raises(ValueError, match="no clip has 50 latent frames"):
-        CausalStage(
-            long,
-            encoded / "latents",
-            TinyVae.load(encoded / "vae.safetensors"),
-            HashEncoder(4),
-            None,
-            DepthNet(DepthConfig.tiny()),
-        )
+        CausalStage(long, ingredients(encoded))
     later = (Phase(until_step=4, frames=4, batch=1), Phase(until_step=9, frames=50, batch=1))
-    CausalStage(
-        dataclasses.replace(tiny_causal(4), phases=later),
-        encoded / "latents",
-        TinyVae.load(encoded / "vae.safetensors"),
-        HashEncoder(4),
-        None,
-        DepthNet(DepthConfig.tiny()),
-    )
+    CausalStage(dataclasses.replace(tiny_causal(4), phases=later), ingredients(encoded))
     with pytest.raises(ValueError, match="sample_frames 2 does not fill"):
         dataclasses.replace(tiny_causal(4), sample_frames=2)
 

@@ -30,14 +30,13 @@ def run(options: argparse.Namespace) -> int:
     import dataclasses
 
     from relic_distill.recipes import CAUSAL_RECIPES
-    from relic_distill.stage_causal import train_causal
+    from relic_distill.runs import Files, train_causal
 
     if options.recipe not in CAUSAL_RECIPES:
         raise ValueError(f"unknown recipe {options.recipe!r}: choose one of {', '.join(sorted(CAUSAL_RECIPES))}")
     config = CAUSAL_RECIPES[options.recipe](options.minutes)
     if options.steps:
         config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=options.steps))
-    outcome = train_causal(
-        config, options.data, options.vae, options.out, init=options.init, depth_checkpoint=options.depth
-    )
+    files = Files(data=options.data, vae=options.vae, depth=options.depth)
+    outcome = train_causal(config, files, options.out, init=options.init)
     return 0 if outcome == "finished" else INTERRUPTED

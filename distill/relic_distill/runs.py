@@ -1,0 +1,172 @@
+"""Runs of the stages from files: what `relic distill` calls.
+
+Each takes a complete configuration, loads what the stage needs, and trains or goes on training.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+from pathlib import Path
+from typing import TypeVar
+
+from relic.reprojection.depth import DepthNet
+from relic.text import MiniLMEncoder, TextEncoder
+from relic.vae.tiny_vae import TinyVae
+from relic_distill.loop import train
+from relic_distill.stage_causal import CausalStage, CausalTrainConfig
+from relic_distill.stage_dmd import DmdStage, DmdTrainConfig
+from relic_distill.stage_init import InitStage, InitTrainConfig
+from relic_distill.stage_teacher import TeacherStage, TeacherTrainConfig, trained_frames_of
+from relic_distill.trajectories import TrajectoryConfig, TrajectoryDataset, sample_trajectories
+from relic_distill.world_stage import Ingredients, WorldTrainConfig
+
+_Config = TypeVar("_Config", bound=WorldTrainConfig)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True, slots=True)
+class Files:
+    """Where a run's ingredients lie.
+
+    Attributes:
+        data: folder written by `relic data encode`.
+        vae: the auto-encoder it was encoded with.
+        depth: the depth network of a world with reprojection.
+    """
+
+    data: Path
+    vae: Path
+    depth: Path | None = None
+
+
+def gather(config: _Config, files: Files, text_encoder: TextEncoder | None = None) -> tuple[_Config, Ingredients]:
+    """Load a run's ingredients, and the configuration with the sizes they turn out to have.
+
+    Raises:
+        FileNotFoundError: when a file is missing.
+        ValueError: when one is damaged.
+    """
+    vae = TinyVae.load(files.vae)
+    depth = None if files.depth is None else DepthNet.load(files.depth)
+    world = dataclasses.replace(config.world, vae=copy.copy(vae.config))
+    if world.reprojection is not None and depth is not None:
+        world = dataclasses.replace(world, reprojection=dataclasses.replace(world.reprojection, depth=depth.config))
+    encoder = text_encoder or MiniLMEncoder(world.model.text_tokens)
+    given = Ingredients(data=files.data, vae=vae, text_encoder=encoder, depth=depth)
+    return dataclasses.replace(config, world=world), given
+
+
+def train_causal(
+    config: CausalTrainConfig,
+    files: Files,
+    out: Path,
+    *,
+    init: Path | None = None,
+    text_encoder: TextEncoder | None = None,
+) -> str:
+    """Train, or go on training, the causal world model.
+
+    Args:
+        config: the complete run.
+        files: what to train with.
+        out: folder of the run, see `relic_distill.loop.train`.
+        init: exported weights to start from; ignored once `out` holds a checkpoint.
+        text_encoder: of captions; MiniLM when left out.
+
+    Returns:
+        "finished" or "interrupted".
+
+    Raises:
+        ValueError: when data, checkpoints and configuration do not fit together.
+    """
+    config, given = gather(config, files, text_encoder)
+    return train(CausalStage(config, given, init), config.loop, out)
+
+
+def train_teacher(
+    config: TeacherTrainConfig,
+    files: Files,
+    out: Path,
+    *,
+    init: Path | None = None,
+    text_encoder: TextEncoder | None = None,
+) -> str:
+    """Train, or go on training, the bidirectional teacher; arguments, result and errors as `train_causal`'s."""
+    config, given = gather(config, files, text_encoder)
+    return train(TeacherStage(config, given, init), config.loop, out)
+
+
+def draw_trajectories(
+    sampling: TrajectoryConfig,
+    config: TeacherTrainConfig,
+    files: Files,
+    teacher: Path,
+    out: Path,
+    *,
+    text_encoder: TextEncoder | None = None,
+) -> None:
+    """Sample, or go on sampling, a trained teacher's paths; see `relic_distill.trajectories.sample_trajectories`."""
+    trained = trained_frames_of(teacher)
+    config, given = gather(config, files, text_encoder)
+    stage = TeacherStage(config, given, teacher)
+    stage.model.eval()
+    sample_trajectories(sampling, stage, teacher, trained, out)
+
+
+def train_init(
+    config: InitTrainConfig,
+    files: Files,
+    out: Path,
+    *,
+    teacher: Path,
+    paths: Path | None = None,
+    text_encoder: TextEncoder | None = None,
+) -> str:
+    """Train, or go on training, the student's initialisation.
+
+    Args:
+        config: the complete run.
+        files: what to train with.
+        out: folder of the run.
+        teacher: exported weights to start from (and, for consistency distillation, to follow: a causal network).
+        paths: folder of trajectories; not needed for consistency distillation.
+        text_encoder: of captions; MiniLM when left out.
+
+    Returns:
+        "finished" or "interrupted".
+
+    Raises:
+        ValueError: when data, checkpoints and configuration do not fit together.
+    """
+    config, given = gather(config, files, text_encoder)
+    stage = InitStage(config, given, teacher, None if paths is None else TrajectoryDataset(paths))
+    return train(stage, config.loop, out)
+
+
+def train_dmd(
+    config: DmdTrainConfig,
+    files: Files,
+    out: Path,
+    *,
+    student: Path,
+    teacher: Path,
+    text_encoder: TextEncoder | None = None,
+) -> str:
+    """Train, or go on training, the distilled student.
+
+    Args:
+        config: the complete run.
+        files: what to train with.
+        out: folder of the run.
+        student: exported weights that the student starts from.
+        teacher: exported weights that score the data: a teacher's, or a causal network's for causal scores.
+        text_encoder: of captions; MiniLM when left out.
+
+    Returns:
+        "finished" or "interrupted".
+
+    Raises:
+        ValueError: when data, checkpoints and configuration do not fit together.
+    """
+    config, given = gather(config, files, text_encoder)
+    return train(DmdStage(config, given, student, teacher), config.loop, out)

@@ -1,0 +1,123 @@
+"""Distribution matching distillation by self-forcing, with replayed back-propagation (paper, section 4.4).
+
+The student draws whole videos from its own past, as in play. Some steps teach the critic to score them; every few
+steps the map `s_data - s_gen` of a video is found with teacher and critic, and replayed into the student.
+"""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from relic_distill.causal_loss import ClipBatch, NoiseConfig, draw_sigmas
+from relic_distill.dmd import generator_gradient, score_difference
+from relic_distill.loop import torch_generator
+from relic_distill.scores import CausalScore, Score, ScoreKind, VideoScore
+from relic_distill.self_forcing import SelfRollout, replay, roll_out
+from relic_distill.stage_teacher import trained_frames_of
+from relic_distill.world_stage import (
+    Ingredients,
+    WorldStage,
+    WorldTrainConfig,
+    load_matching,
+    new_network,
+    optimizers_of,
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DmdTrainConfig(WorldTrainConfig):
+    """A complete run of the distillation.
+
+    Attributes:
+        score: how videos are scored, see `relic_distill.scores`.
+        critic_updates: of the critic, for each of the student.
+        guidance: classifier-free guidance of the teacher.
+        critic_lr: learning rates of the critic, as multiples of the student's.
+        score_noise: noise levels at which videos are scored.
+    """
+
+    score: ScoreKind = "video"
+    critic_updates: int = 4
+    guidance: float = 1.5
+    critic_lr: float = 1.0
+    score_noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(shift=3.0, context_max=0.0))
+
+    def __post_init__(self) -> None:
+        WorldTrainConfig.__post_init__(self)
+        if self.score not in typing.get_args(ScoreKind):
+            raise ValueError(f"score {self.score!r} is not one of {typing.get_args(ScoreKind)}")
+        if self.critic_updates < 1 or self.critic_lr <= 0:
+            raise ValueError(f"critic_updates {self.critic_updates} and critic_lr {self.critic_lr} must be positive")
+
+
+class DmdStage(WorldStage):
+    """Distillation for the harness.
+
+    Args:
+        config: the complete run.
+        given: data and frozen networks.
+        student: exported weights that the student starts from.
+        teacher: exported weights of the data's score; the critic starts from them.
+    """
+
+    def __init__(self, config: DmdTrainConfig, given: Ingredients, student: Path, teacher: Path) -> None:
+        super().__init__(config, given, new_network(config, student))
+        self.dmd = config
+        self.score: Score = (
+            CausalScore(world=config.world)
+            if config.score == "causal"
+            else VideoScore(trained_frames=trained_frames_of(teacher))
+        )
+        self.teacher, self.critic = new_network(config, None), new_network(config, None)
+        for network in (self.teacher, self.critic):
+            load_matching(network, teacher)
+        self.teacher.requires_grad_(False)
+        critic_config = replace(
+            config, lr_muon=config.lr_muon * config.critic_lr, lr_adamw=config.lr_adamw * config.critic_lr
+        )
+        critic_optimizers = {f"critic_{name}": one for name, one in optimizers_of(self.critic, critic_config).items()}
+        self.modules: Mapping[str, nn.Module] = {**self.modules, "critic": self.critic}
+        self.optimizers: Mapping[str, Optimizer] = {**self.optimizers, **critic_optimizers}
+
+    def backward(self, step: int) -> dict[str, float]:
+        """A step of the critic, or after `critic_updates` of them one of the student."""
+        batch, generator = self.draw(step), torch_generator(self.config.seed, step, 1)
+        exit_step = int(torch.randint(self.config.world.sampler.steps, (), generator=generator))
+        drawn = self._roll_out(batch, generator, exit_step)
+        video = replace(batch, latents=drawn.latents)
+        guide = drawn.guide if self.dmd.score == "causal" else self.start_guide(batch, generator)
+        if step % (self.dmd.critic_updates + 1) < self.dmd.critic_updates:
+            loss = self.score.loss(self.critic, video, self.dmd.score_noise, generator, guide)
+            loss.backward()
+            return {"loss": float(loss.detach()), "critic_loss": float(loss.detach()), "exit_step": float(exit_step)}
+        difference = self.difference(video, guide, generator)
+        world = self.config.world
+        replay(self.model, drawn, generator_gradient(difference)[:, :, 1:], world.memory, world.sampler)
+        size = float(difference.abs().mean())
+        return {"loss": size, "score_difference": size, "exit_step": float(exit_step)}
+
+    @torch.no_grad()
+    def difference(self, video: ClipBatch, guide: Tensor | None, generator: torch.Generator) -> Tensor:
+        """The map `s_data - s_gen` of generated videos, `(B, C, T, h, w)`; zero at the start picture."""
+        config = self.dmd
+        sigma = draw_sigmas((len(video.latents),), config.score_noise, generator)
+        noise = torch.randn(video.latents.shape, generator=generator)
+        data = self.score.predict(self.teacher, video, noise, sigma, guide, self.null_text, config.guidance)
+        generated = self.score.predict(self.critic, video, noise, sigma, guide, self.null_text, 1.0)
+        return score_difference(video.latents, data, generated)
+
+    def loss(self, batch: ClipBatch, generator: torch.Generator) -> Tensor:
+        """Held-out figure: mean squared distance of rollouts from the truth, in latents."""
+        return (self.show(batch, generator) - batch.latents).square().mean()
+
+    def _roll_out(self, batch: ClipBatch, generator: torch.Generator, exit_step: int) -> SelfRollout:
+        world = self.config.world
+        screen = self.screen(len(batch.latents))
+        return roll_out(self.model, batch, world.memory, world.sampler, generator, screen, exit_step)

@@ -1,0 +1,197 @@
+"""Teacher, trajectories, initialisation and distillation, each at toy size on real files."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from relic.checkpoint import load_checkpoint, save_checkpoint
+from relic.config import SamplerConfig
+from relic.flow_matching import add_noise, sampling_sigmas
+from relic_distill.bidirectional import DropConfig, drop_conditions
+from relic_distill.loop import step_generator, torch_generator
+from relic_distill.recipes import tiny_causal
+from relic_distill.runs import Files, draw_trajectories, train_dmd, train_init, train_teacher
+from relic_distill.stage_causal import CausalStage
+from relic_distill.stage_dmd import DmdStage, DmdTrainConfig
+from relic_distill.stage_init import InitStage, InitTrainConfig
+from relic_distill.stage_teacher import TRAINED_FRAMES, TeacherTrainConfig, trained_frames_of
+from relic_distill.trajectories import TrajectoryConfig, TrajectoryDataset
+from relic_distill.world_stage import Phase, WorldTrainConfig
+from tests.tiny_networks import ingredients
+
+PATHS = TrajectoryConfig(count=5, frames=4, batch=2, steps=6, student_steps=2, guidance=1.5)
+
+
+def settings(base: WorldTrainConfig) -> dict[str, object]:
+    return {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+
+
+def teacher_config(steps: int = 6) -> TeacherTrainConfig:
+    phases = (Phase(until_step=3, frames=4, batch=2), Phase(until_step=steps, frames=6, batch=2))
+    return TeacherTrainConfig(**{**settings(tiny_causal(steps)), "phases": phases, "sample_steps": 2})  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def files(encoded: Path) -> Files:
+    return Files(data=encoded / "latents", vae=encoded / "vae.safetensors", depth=encoded / "depth.safetensors")
+
+
+@pytest.fixture(scope="module")
+def teacher(encoded: Path, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("teacher")
+    text_encoder = ingredients(encoded).text_encoder
+    assert train_teacher(teacher_config(), files, out, text_encoder=text_encoder) == "finished"
+    return out / "latest.safetensors"
+
+
+@pytest.fixture(scope="module")
+def lively(teacher: Path) -> Path:
+    """A teacher whose flow goes somewhere: six steps of training leave it near standstill."""
+    state, values = load_checkpoint(teacher)
+    torch.manual_seed(5)
+    state["proj_out.weight"] = torch.randn_like(state["proj_out.weight"]) * 0.2
+    target = teacher.with_name("lively.safetensors")
+    save_checkpoint(target, state, values, {TRAINED_FRAMES: str(trained_frames_of(teacher))})
+    return target
+
+
+@pytest.fixture(scope="module")
+def paths(encoded: Path, files: Files, lively: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("paths")
+    draw_trajectories(PATHS, teacher_config(), files, lively, out, text_encoder=ingredients(encoded).text_encoder)
+    return out
+
+
+def test_the_teacher_records_the_context_it_was_trained_on(encoded: Path, teacher: Path, tmp_path: Path) -> None:
+    assert trained_frames_of(teacher) == 4
+    causal = CausalStage(tiny_causal(4), ingredients(encoded))
+    causal.export(tmp_path / "causal.safetensors")
+    with pytest.raises(ValueError, match="is no teacher"):
+        trained_frames_of(tmp_path / "causal.safetensors")
+
+
+def test_paths_run_from_noise_to_the_clean_video_with_its_start_kept(paths: Path, encoded: Path) -> None:
+    dataset = TrajectoryDataset(paths)
+    assert (len(dataset), dataset.frames, dataset.student_steps) == (5, 4, 2)
+    batch = dataset.draw(2, step_generator(0, 0))
+    assert batch.states.shape == (2, 2, 16, 4, 12, 20)
+    for state in batch.states:
+        torch.testing.assert_close(state[:, :, 0], batch.clip.latents[:, :, 0])
+    noise = torch.stack([dataset.get(number).states[0, 0, :, 1:] for number in range(5)])
+    assert abs(float(noise.mean())) < 0.05
+    assert 0.95 < float(noise.std()) < 1.05
+    assert not torch.allclose(batch.states[1, :, :, 1:], batch.clip.latents[:, :, 1:])
+
+
+def test_sampling_goes_on_and_refuses_to_mix(encoded: Path, files: Files, lively: Path, paths: Path) -> None:
+    first = paths / "paths" / "000001.safetensors"
+    before = first.read_bytes()
+    first.unlink()
+    encoder = ingredients(encoded).text_encoder
+    draw_trajectories(PATHS, teacher_config(), files, lively, paths, text_encoder=encoder)
+    assert first.read_bytes() == before
+    other = dataclasses.replace(PATHS, guidance=2.0)
+    with pytest.raises(ValueError, match="paths of another teacher or configuration"):
+        draw_trajectories(other, teacher_config(), files, lively, paths, text_encoder=encoder)
+    with pytest.raises(ValueError, match="6 must be a multiple of the student's 4"):
+        dataclasses.replace(PATHS, student_steps=4)
+
+
+@pytest.mark.parametrize("forcing", ["hybrid", "teacher", "diffusion"])
+def test_regressing_paths_lowers_their_loss(
+    encoded: Path, files: Files, teacher: Path, paths: Path, tmp_path: Path, forcing: str
+) -> None:
+    config = InitTrainConfig(**{**settings(tiny_causal(40)), "forcing": forcing})  # type: ignore[arg-type]
+    dataset, given = TrajectoryDataset(paths), ingredients(encoded)
+    fixed = dataset.draw(4, step_generator(1, 0))
+    arguments = {"teacher": teacher, "paths": paths, "text_encoder": given.text_encoder}
+    assert train_init(config, files, tmp_path, **arguments) == "finished"  # type: ignore[arg-type]
+    losses = []
+    for weights in (teacher, tmp_path / "latest.safetensors"):
+        stage = InitStage(config, given, weights, dataset)
+        with torch.no_grad():
+            losses.append(float(stage.paths_loss(fixed, torch_generator(1, 0))))
+    assert losses[1] < 0.8 * losses[0]
+
+
+def test_consistency_moves_the_student_towards_its_average_after_a_step(
+    encoded: Path, files: Files, lively: Path, tmp_path: Path
+) -> None:
+    config = InitTrainConfig(**{**settings(tiny_causal(4)), "forcing": "consistency", "levels": 8})  # type: ignore[arg-type]
+    given = ingredients(encoded)
+    stage = InitStage(config, given, lively)
+    batch = stage.train_clips.draw(2, 4, step_generator(0, 0))
+    before = stage.loss(batch, torch_generator(0, 0))
+    before.backward()
+    with torch.no_grad():
+        for parameter in stage.model.parameters():
+            if parameter.grad is not None:
+                parameter -= 1e-3 * parameter.grad / parameter.grad.norm().clamp(min=1e-8)
+        after = stage.loss(batch, torch_generator(0, 0))
+    assert 0 < after < before.detach()
+    assert train_init(config, files, tmp_path, teacher=lively, text_encoder=given.text_encoder) == "finished"
+
+
+def test_paths_of_other_noise_levels_are_refused(encoded: Path, teacher: Path, paths: Path) -> None:
+    config = InitTrainConfig(**settings(tiny_causal(4)))  # type: ignore[arg-type]
+    four = dataclasses.replace(config, world=dataclasses.replace(config.world, sampler=SamplerConfig(steps=4)))
+    with pytest.raises(ValueError, match="sampled for 2 steps at shift 3, the student takes 4"):
+        InitStage(four, ingredients(encoded), teacher, TrajectoryDataset(paths))
+    with pytest.raises(ValueError, match="name their folder"):
+        InitStage(config, ingredients(encoded), teacher)
+
+
+@pytest.mark.parametrize("score", ["video", "causal"])
+def test_distillation_alternates_between_critic_and_student(
+    encoded: Path, files: Files, teacher: Path, tmp_path: Path, score: str
+) -> None:
+    config = DmdTrainConfig(**{**settings(tiny_causal(6)), "score": score, "critic_updates": 2})  # type: ignore[arg-type]
+    stage = DmdStage(config, ingredients(encoded), teacher, teacher)
+    for step, moved in ((0, stage.critic), (1, stage.critic), (2, stage.model)):
+        stage.backward(step)
+        for network in (stage.critic, stage.model, stage.teacher):
+            seen = [parameter.grad is not None for parameter in network.parameters()]
+            assert any(seen) == (network is moved)
+            network.zero_grad(set_to_none=True)
+    encoder = ingredients(encoded).text_encoder
+    outcome = train_dmd(config, files, tmp_path, student=teacher, teacher=teacher, text_encoder=encoder)
+    assert outcome == "finished"
+    state = load_checkpoint(tmp_path / "latest.safetensors")[0]
+    assert not torch.equal(state["proj_out.weight"], load_checkpoint(teacher)[0]["proj_out.weight"])
+
+
+def test_a_critic_that_is_the_teacher_moves_nothing(encoded: Path, teacher: Path) -> None:
+    """Without guidance both predictions are one, and the map vanishes: the fixed point of distribution matching."""
+    config = DmdTrainConfig(**{**settings(tiny_causal(6)), "guidance": 1.0})  # type: ignore[arg-type]
+    stage = DmdStage(config, ingredients(encoded), teacher, teacher)
+    batch = stage.draw(0)
+    generator = torch_generator(0, 0)
+    difference = stage.difference(batch, stage.start_guide(batch, generator), generator)
+    assert float(difference.abs().max()) == 0.0
+
+
+def test_conditions_are_dropped_run_by_run(encoded: Path) -> None:
+    stage = CausalStage(tiny_causal(4), ingredients(encoded))
+    batch = stage.train_clips.draw(8, 4, step_generator(0, 0))
+    dropped = drop_conditions(batch, DropConfig(text=0.5, actions=0.5), stage.null_text, torch_generator(0, 1))
+    no_text = dropped.text.flatten(1).abs().sum(1) == 0
+    no_action = dropped.camera.actions.flatten(1).abs().sum(1) == 0
+    assert 0 < int(no_text.sum()) < 8
+    assert 0 < int(no_action.sum()) < 8
+    torch.testing.assert_close(dropped.text[~no_text], batch.text[~no_text])
+    torch.testing.assert_close(dropped.camera.positions, batch.camera.positions)
+    with pytest.raises(ValueError, match="drop chance of text 2 must lie in"):
+        DropConfig(text=2)
+
+
+def test_straight_paths_are_noised_clips(encoded: Path) -> None:
+    from relic_distill.trajectories import straight_paths
+
+    stage = CausalStage(tiny_causal(4), ingredients(encoded))
+    batch = stage.train_clips.draw(2, 4, step_generator(0, 0))
+    paths = straight_paths(batch, SamplerConfig(steps=2), torch_generator(0, 0))
+    sigmas = sampling_sigmas(2, 3.0)
+    eps = paths.states[0]
+    torch.testing.assert_close(paths.states[1], add_noise(batch.latents, eps, sigmas[1]))
