@@ -12,6 +12,7 @@ from torch import Tensor
 
 from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint
 from relic.config import RelicConfig, from_json, to_json
+from relic.reprojection.config import Preference
 from relic.vae.tiny_vae import TinyVae
 from relic.weights import Manifest, write_manifest
 
@@ -29,6 +30,7 @@ def release(
     *,
     depth: Path | None = None,
     steps: int | None = None,
+    prefer: Preference | None = None,
 ) -> Manifest:
     """Write `mini-world.safetensors`, `mini-vae.safetensors`, `mini-depth.safetensors` and `manifest.json`.
 
@@ -44,6 +46,7 @@ def release(
         provenance: free values for the manifest (recipe, data seed, hours, measured figures).
         depth: exported weights of the depth network, for a world with reprojection.
         steps: denoising steps a block that the world is to be played with; None keeps the training's.
+        prefer: which view paints a guide first in play; None keeps the training's.
 
     Raises:
         ValueError: when a file would be larger than 40 MB, or the two do not belong together.
@@ -52,6 +55,8 @@ def release(
     config = from_json(RelicConfig, values)
     if steps is not None:
         config = dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, steps=steps))
+    if prefer is not None and config.reprojection is not None:
+        config = dataclasses.replace(config, reprojection=dataclasses.replace(config.reprojection, prefer=prefer))
     trained_on = read_metadata(world).get("vae")
     if trained_on != TinyVae.load(vae).latent_space_digest():
         raise ValueError(f"{world} was not trained on the latents of {vae}: name its own VAE, or one with its encoder")

@@ -53,7 +53,7 @@ class ReprojectionConfig:
     """
 
     remembered_views: int = 1
-    prefer: Preference = "latest"
+    prefer: Preference = "remembered"
     tolerance: float = 0.1
     apart_m: float = 0.2
     apart_deg: float = 10.0

@@ -93,9 +93,12 @@ def test_training_lowers_the_loss_and_the_release_plays(encoded: Path, tmp_path:
         {"recipe": "t"},
         depth=encoded / "depth.safetensors",
         steps=5,
+        prefer="latest",
     )
     world = World.load(tmp_path / "weights")
     assert world.config.sampler.steps == 5
+    assert world.config.reprojection is not None
+    assert world.config.reprojection.prefer == "latest"
     for name, value in trained.averages["model"].state_dict().items():
         torch.testing.assert_close(world.model.state_dict()[name], value.bfloat16().float())
 

@@ -15,6 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--depth", type=Path, help="the depth network, for a world with reprojection")
     parser.add_argument("--out", type=Path, required=True, help="weights folder")
     parser.add_argument("--steps", type=int, help="denoising steps a block in play; the training's when left out")
+    parser.add_argument(
+        "--prefer",
+        choices=("latest", "remembered"),
+        help="view that paints a guide first; the training's when left out",
+    )
     parser.add_argument("--note", action="append", default=[], metavar="KEY=VALUE", help="provenance for the manifest")
 
 
@@ -30,6 +35,14 @@ def run(options: argparse.Namespace) -> int:
     notes = dict(note.partition("=")[::2] for note in options.note)
     if not all(notes.values()):
         raise ValueError(f"--note must be KEY=VALUE, got {options.note}")
-    manifest = release(options.world, options.vae, options.out, notes, depth=options.depth, steps=options.steps)
+    manifest = release(
+        options.world,
+        options.vae,
+        options.out,
+        notes,
+        depth=options.depth,
+        steps=options.steps,
+        prefer=options.prefer,
+    )
     print(f"wrote {', '.join(str(options.out / name) for name in manifest.files)}")
     return 0
