@@ -51,6 +51,7 @@ def release(
     Raises:
         ValueError: when a file would be larger than 40 MB, or the two do not belong together.
     """
+    commit = git_commit()  # before this changes the checkout itself
     state, values = load_checkpoint(world)
     config = from_json(RelicConfig, values)
     if steps is not None:
@@ -79,7 +80,7 @@ def release(
         folder,
         WORLD_FILE,
         VAE_FILE,
-        {"git_commit": git_commit(), **provenance},
+        {"git_commit": commit, **provenance},
         depth=None if depth is None else DEPTH_FILE,
     )
 

@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prefer",
         choices=("latest", "remembered"),
-        help="view that paints a guide first; the training's when left out",
+        help="view that paints first; the training's when left out",
     )
     parser.add_argument("--note", action="append", default=[], metavar="KEY=VALUE", help="provenance for the manifest")
 
