@@ -38,7 +38,7 @@ def served_page(weights: Path | None) -> Iterator[str]:
     command = [sys.executable, "-m", "relic_app", "play", "--port", "0"]
     if weights is not None:
         command += ["--weights", str(weights)]
-    environment = os.environ | {"OMP_WAIT_POLICY": "passive", "PYTHONUNBUFFERED": "1"}
+    environment = os.environ | {"PYTHONUNBUFFERED": "1"}
     server = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
     assert server.stdout is not None
     try:

@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on")
     parser.add_argument("--port", type=int, help="port to listen on (default: 7860 or the next free one)")
     parser.add_argument("--sessions", type=int, default=2, help="players at once; others are told to wait")
-    parser.add_argument("--threads", type=int, help="CPU threads for the world (default: all cores)")
+    parser.add_argument("--threads", type=int, help="CPU threads for the world (default: all cores but one)")
     parser.add_argument("--weights", type=Path, help="weights folder (default: $RELIC_WEIGHTS or weights/)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
 
@@ -38,8 +38,9 @@ def run(options: argparse.Namespace) -> int:
         raise ValueError(f"--threads is {options.threads}: give at least 1")
     if options.sessions < 1:
         raise ValueError(f"--sessions is {options.sessions}: give at least 1")
-    # Read when the packages are first imported: idle threads must sleep, not spin, beside a busy browser.
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    # Read when torch is first imported. A thread that waits spins for some microseconds, then sleeps: sleeping at once
+    # doubles a block's time, spinning for long starves the browser.
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
@@ -54,7 +55,7 @@ def run(options: argparse.Namespace) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with tempfile.TemporaryDirectory(prefix="relic-recordings-") as recordings:
         app = build_app(
-            load=lambda report: load_world(weights, options.threads, report),
+            load=lambda report: load_world(weights, options.threads or default_threads(), report),
             weights=weights,
             sessions=options.sessions,
             recordings=Path(recordings),
@@ -68,15 +69,19 @@ def run(options: argparse.Namespace) -> int:
     return 0
 
 
-def load_world(weights: Path, threads: int | None, report: Callable[[str, float], None]) -> World:
+def default_threads() -> int:
+    """All cores but one, which draws the page; at least one."""
+    return max(1, (os.cpu_count() or 1) - 1)
+
+
+def load_world(weights: Path, threads: int, report: Callable[[str, float], None]) -> World:
     """Load the world in the calling thread, telling `report` what is being done."""
     report("waking the network", 0.1)
     import torch
 
     from relic.world import World
 
-    if threads is not None:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(threads)
     report("remembering what rooms look like", 0.4)
     return World.load(weights)
 

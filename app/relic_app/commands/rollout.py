@@ -48,7 +48,7 @@ def run(options: argparse.Namespace) -> int:
         ValueError: a bad picture, script, time, seed or output name.
         FileNotFoundError: no such picture, script file, folder or weights.
     """
-    os.environ.setdefault("OMP_WAIT_POLICY", "passive")
+    os.environ.setdefault("GOMP_SPINCOUNT", "10000")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
     from relic.action_files import load_actions
     from relic.actions import Speeds
