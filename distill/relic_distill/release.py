@@ -53,11 +53,7 @@ def release(
     """
     commit = git_commit()  # before this changes the checkout itself
     state, values = load_checkpoint(world)
-    config = from_json(RelicConfig, values)
-    if steps is not None:
-        config = dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, steps=steps))
-    if prefer is not None and config.reprojection is not None:
-        config = dataclasses.replace(config, reprojection=dataclasses.replace(config.reprojection, prefer=prefer))
+    config = _as_played(from_json(RelicConfig, values), steps, prefer)
     trained_on = read_metadata(world).get("vae")
     if trained_on != TinyVae.load(vae).latent_space_digest():
         raise ValueError(f"{world} was not trained on the latents of {vae}: name its own VAE, or one with its encoder")
@@ -83,6 +79,14 @@ def release(
         {"git_commit": commit, **provenance},
         depth=None if depth is None else DEPTH_FILE,
     )
+
+
+def _as_played(config: RelicConfig, steps: int | None, prefer: Preference | None) -> RelicConfig:
+    if steps is not None:
+        config = dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, steps=steps))
+    if prefer is not None and config.reprojection is not None:
+        config = dataclasses.replace(config, reprojection=dataclasses.replace(config.reprojection, prefer=prefer))
+    return config
 
 
 def git_commit() -> str:
