@@ -45,15 +45,15 @@ class CausalPass:
             raise ValueError(f"{num_frames} latent frames are not one and whole blocks of {block_frames}")
         self.num_frames = num_frames
         self.block_frames = block_frames
-        self.num_clean = num_past
+        self.num_past = num_past
         self._model, self._memory = model, memory
         self._space = grid_positions(model.grid)
 
     @property
     def frame_indices(self) -> list[int]:
         """Latent frame of the clip behind each frame of the pass."""
-        copies = range(1, self.num_frames) if self.num_clean < self.num_frames else range(0)
-        return [*range(self.num_clean), *copies]
+        copies = range(1, self.num_frames) if self.num_past < self.num_frames else range(0)
+        return [*range(self.num_past), *copies]
 
     def pass_camera(self, camera: CameraConditioning) -> CameraConditioning:
         """Control of the clip's T frames laid out as the pass."""
@@ -68,7 +68,7 @@ class CausalPass:
         """Guides `(B, G, T - 1, h, w)` laid out as the pass: copies have theirs, what stands before them has none."""
         if guide is None:
             return None
-        bare = self.num_clean if self.num_clean < self.num_frames else 1
+        bare = self.num_past if self.num_past < self.num_frames else 1
         return torch.cat([guide.new_zeros((*guide.shape[:2], bare, *guide.shape[3:])), guide], dim=2)
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
@@ -78,10 +78,10 @@ class CausalPass:
         q_frames = rotate(q.flatten(1, 2), turn).reshape(shape).unbind(1)
         k_frames = rotate(k.flatten(1, 2), turn).reshape(shape).unbind(1)
         v_frames = v.unbind(1)
-        pooled_k, pooled_v = self._pooled(k[:, : self.num_clean], v[:, : self.num_clean])
+        pooled_k, pooled_v = self._pooled(k[:, : self.num_past], v[:, : self.num_past])
         clean: Frames = []
         noisy: Frames = []
-        size, offset = self.block_frames, self.num_clean - 1
+        size, offset = self.block_frames, self.num_past - 1
         for start in [0, *range(1, self.num_frames, size)]:
             stop = start + (size if start else 1)
             before = [
@@ -92,10 +92,10 @@ class CausalPass:
                 *pooled_v[: self._window_start(start)],
                 *v_frames[self._window_start(start, full=True) : start],
             ]
-            if start < self.num_clean:
+            if start < self.num_past:
                 own = slice(start, stop)
                 clean += self._block(q_frames[own], [*before, *k_frames[own]], [*before_v, *v_frames[own]])
-            if start and self.num_clean < self.num_frames:
+            if start and self.num_past < self.num_frames:
                 own = slice(start + offset, stop + offset)
                 noisy += self._block(q_frames[own], [*before, *k_frames[own]], [*before_v, *v_frames[own]])
         return torch.stack([*clean, *noisy], dim=1)

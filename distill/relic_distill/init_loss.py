@@ -58,7 +58,7 @@ def path_loss(
     sigma = sampling_sigmas(len(paths.states), world.sampler.shift)[levels]
     if forcing == "teacher":
         context: CausalPass = TeacherForcingContext(model.config, world.memory, frames, size)
-        clean = context.num_clean
+        clean = context.num_past
         pass_latents = torch.cat([latents[:, :, :clean], noisy[:, :, 1:]], dim=2)
         pass_sigma = torch.cat([torch.zeros(count, clean), sigma[:, 1:]], dim=1)
     else:
@@ -103,7 +103,7 @@ def consistency_loss(
     count, _, frames = latents.shape[:3]
     size = world.sampler.block_frames
     context = TeacherForcingContext(student.config, world.memory, frames, size)
-    clean = context.num_clean
+    clean = context.num_past
     sigmas = sampling_sigmas(levels, world.sampler.shift)
     chosen = torch.randint(levels, (count, (frames - 1) // size), generator=generator).repeat_interleave(size, dim=1)
     before, after = sigmas[chosen], sigmas[chosen + 1]

@@ -16,12 +16,9 @@ import torch
 from torch import Tensor
 
 from relic.config import RelicConfig
-from relic.flow_matching import x0_from_velocity
 from relic.model.transformer import RelicTransformer
 from relic_distill.bidirectional import noised_video, video_loss, video_x0
-from relic_distill.causal_loss import ClipBatch, NoiseConfig, teacher_forcing_loss
-from relic_distill.dmd import guided
-from relic_distill.forcing import TeacherForcingContext
+from relic_distill.causal_loss import ClipBatch, NoiseConfig, causal_x0, teacher_forcing_loss
 
 ScoreKind = Literal["video", "causal"]
 
@@ -119,23 +116,17 @@ class CausalScore:
         guidance: float,
     ) -> Tensor:
         """See `Score.predict`."""
-        latents = batch.latents
-        frames = latents.shape[2]
-        context = TeacherForcingContext(model.config, self.world.memory, frames, self.world.sampler.block_frames)
-        clean = context.num_clean
-        noisy = noised_video(latents, noise, sigma)[:, :, 1:]
-        level = sigma.unsqueeze(1)
-        pass_sigma = torch.cat([level.new_zeros((len(latents), clean)), level.expand(-1, frames - 1)], dim=1)
-        control = model.encode_control(context.pass_camera(batch.camera), context.pass_guide(guide))
-        pass_latents = torch.cat([latents[:, :, :clean], noisy], dim=2)
-
-        def velocity(text: Tensor) -> Tensor:
-            return model(pass_latents, pass_sigma, control, model.encode_text(text), context)[:, :, clean:]
-
-        predicted = velocity(batch.text)
-        if guidance != 1.0:
-            predicted = guided(predicted, velocity(null_text.expand_as(batch.text)), guidance)
-        return torch.cat([latents[:, :, :1], x0_from_velocity(noisy, predicted, sigma)], dim=2)
+        return causal_x0(
+            model,
+            batch,
+            noised_video(batch.latents, noise, sigma),
+            sigma,
+            self.world.memory,
+            self.world.sampler.block_frames,
+            guide,
+            null_text=null_text,
+            guidance=guidance,
+        )
 
     def loss(
         self,

@@ -30,7 +30,7 @@ def test_one_pass_sees_what_play_sees(policy: MemoryPolicy, block_frames: int, p
 
     forcing = TeacherForcingContext(config, memory_config, num_frames, block_frames)
     index = forcing.frame_indices
-    clean_count = forcing.num_clean
+    clean_count = forcing.num_past
     pass_latents = torch.cat([latents[:, :, :clean_count], noisy[:, :, 1:]], dim=2)
     pass_sigma = torch.cat([torch.zeros(2, clean_count), noise_level[:, 1:]], dim=1)
     assert index == [*range(clean_count), *range(1, num_frames)]
@@ -59,10 +59,10 @@ def test_a_noisy_frame_never_sees_its_clean_self_or_the_future() -> None:
     text = model.encode_text(torch.randn(1, 3, 8))
     out = model(latents, torch.rand(1, 2 * frames - 2), control, text, forcing)
     target = 3
-    out[:, :, forcing.num_clean + target - 1].square().sum().backward()
+    out[:, :, forcing.num_past + target - 1].square().sum().backward()
     assert latents.grad is not None
     seen = latents.grad.abs().amax(dim=(0, 1, 3, 4)) > 0
-    clean_seen, noisy_seen = seen[: forcing.num_clean], seen[forcing.num_clean :]
+    clean_seen, noisy_seen = seen[: forcing.num_past], seen[forcing.num_past :]
     assert clean_seen.tolist() == [True, True, True, False, False]
     assert noisy_seen.tolist() == [False, False, True, False, False]
 

@@ -13,11 +13,12 @@ from relic.vae.config import VaeConfig
 from relic.vae.tiny_vae import TinyVae
 from relic.world import HashEncoder, World
 from relic_data.encode import LatentDataset
+from relic_distill.causal_loss import ClipBatch
 from relic_distill.clip_sampler import ClipSampler
-from relic_distill.loop import step_generator, train
+from relic_distill.loop import step_generator, torch_generator, train
 from relic_distill.recipes import mini_causal, tiny_causal
 from relic_distill.release import release
-from relic_distill.stage_causal import CausalStage
+from relic_distill.stage_causal import CausalStage, ResampleConfig
 from relic_distill.world_stage import Phase, split_parameters
 from tests.tiny_networks import ingredients
 
@@ -150,3 +151,37 @@ def test_recipes_are_complete_and_inconsistent_ones_are_refused() -> None:
         dataclasses.replace(
             tiny_causal(4), phases=(Phase(until_step=9, frames=4, batch=1), Phase(until_step=3, frames=4, batch=1))
         )
+
+
+def test_an_own_past_changes_what_is_given_and_not_what_is_asked(encoded: Path) -> None:
+    trained = stage(encoded)
+    torch.nn.init.normal_(trained.model.proj_out.weight, std=0.2)
+    batch = trained.train_clips.draw(2, 6, step_generator(0, 0))
+    own = trained.with_own_past(batch, torch_generator(0, 1))
+    assert torch.equal(own.latents, batch.latents)
+    assert own.past is not None
+    assert own.views is not None
+    assert batch.views is not None
+    torch.testing.assert_close(own.past[:, :, 0], batch.latents[:, :, 0])
+    assert float((own.past - batch.latents)[:, :, 1:].square().mean()) > 0.1
+    film = trained.vae.decode(own.past).clamp(-1, 1)[:, :, ::4].transpose(1, 2)
+    torch.testing.assert_close(own.views.pictures[:, :6], film)
+    assert torch.equal(own.views.pictures[:, 6:], batch.views.pictures[:, 6:])
+    assert torch.equal(own.views.depth, batch.views.depth)
+
+    def loss(given: ClipBatch) -> float:
+        with torch.no_grad():
+            return float(trained.loss(given, torch_generator(0, 2)))
+
+    assert loss(dataclasses.replace(batch, past=batch.latents)) == loss(batch)
+    assert loss(dataclasses.replace(batch, past=own.past)) != loss(batch)
+
+
+def test_the_past_is_redrawn_as_often_as_configured(encoded: Path) -> None:
+    always = dataclasses.replace(tiny_causal(4), resample=ResampleConfig(chance=1.0, rounds=1))
+    never = dataclasses.replace(tiny_causal(4), resample=ResampleConfig(chance=0.0))
+    for config, expected in ((always, True), (never, False)):
+        trained = CausalStage(config, ingredients(encoded))
+        assert all((trained.draw(step).past is not None) == expected for step in range(3))
+    with pytest.raises(ValueError, match="least 0 in"):
+        ResampleConfig(least=0)
