@@ -86,6 +86,11 @@ class ModelConfig:
         for name in ("patch_size", "num_layers", "num_heads", "text_tokens", "pose_octaves"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} {getattr(self, name)} must be at least 1")
+        if self.guide_channels not in (0, guide_channels(self.in_channels)):
+            raise ValueError(
+                f"guide_channels {self.guide_channels} must be 0 or, for latents of {self.in_channels} channels, "
+                f"{guide_channels(self.in_channels)}"
+            )
         if self.freq_dim % 2:
             raise ValueError(f"freq_dim {self.freq_dim} must be even: half of it are sines")
         if self.gelu_approximate not in typing.get_args(GeluApproximate):

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from relic.camera import Intrinsics
-from relic.checkpoint import load_checkpoint, load_into, save_checkpoint
+from relic.checkpoint import load_checkpoint, save_checkpoint
 from relic.config import MemoryConfig, ModelConfig, RelicConfig, from_json, mini, to_json
 from relic.model.transformer import RelicTransformer
 from relic.reprojection.config import DepthConfig, ReprojectionConfig
@@ -72,7 +72,7 @@ class World:
         vae = TinyVae.load(folder / manifest.vae)
         config = dataclasses.replace(from_json(RelicConfig, values), vae=vae.config)
         model = RelicTransformer(config.model, world_intrinsics(config))
-        load_into(model, state, folder / manifest.world)
+        model.load_weights(state, folder / manifest.world)
         depth = None if manifest.depth is None else DepthNet.load(folder / manifest.depth)
         return cls(config, model, vae, MiniLMEncoder(config.model.text_tokens), depth)
 
@@ -123,7 +123,8 @@ class World:
                 torch.nn.init.normal_(cast(torch.nn.Linear, layer).weight, std=0.1)
             depth = None
             if config.reprojection is not None:
-                torch.nn.init.normal_(model.guide_embedding.weight, std=0.1)
+                for layer in (model.guide_embedding, model.guide_skip):
+                    torch.nn.init.normal_(layer.weight, std=0.1)
                 depth = DepthNet(config.reprojection.depth)
             return cls(config, model, TinyVae(config.vae), HashEncoder(config.model.text_tokens), depth)
 

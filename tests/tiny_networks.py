@@ -15,7 +15,7 @@ from relic_distill.world_stage import Ingredients
 
 TINY = ModelConfig(
     in_channels=4, dim=32, num_layers=2, num_heads=2, ffn_dim=64, text_dim=8, text_tokens=3, freq_dim=16,
-    latent_height=6, latent_width=10, guide_channels=3,
+    latent_height=6, latent_width=10, guide_channels=12,
 )  # fmt: skip
 INTRINSICS = Intrinsics.from_fov(60.0, 80, 48)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Mapping
 
 from relic.config import MemoryConfig, ModelConfig, RelicConfig, SamplerConfig, mini
@@ -11,6 +12,7 @@ from relic_distill.loop import LoopConfig
 from relic_distill.stage_causal import CausalTrainConfig
 from relic_distill.stage_depth import DepthTrainConfig
 from relic_distill.stage_vae import VaeTrainConfig
+from relic_distill.training_guide import GuideConfig
 from relic_distill.world_stage import Phase
 
 
@@ -38,6 +40,19 @@ def mini_causal(minutes: float) -> CausalTrainConfig:
     )
 
 
+def mini_causal_longer(minutes: float) -> CausalTrainConfig:
+    """The mini world trained on from weights that walk: gentler steps, runs of 5 and then 10 seconds."""
+    return dataclasses.replace(
+        mini_causal(minutes),
+        loop=LoopConfig(minutes=minutes, warmup=30, decay=0.6, checkpoint_minutes=10),
+        phases=(Phase(until_step=400, frames=21, batch=2), Phase(until_step=12000, frames=41, batch=1)),
+        guide=GuideConfig(swap_chance=0.75),
+        lr_muon=3e-3,
+        lr_adamw=6e-4,
+        ema_decay=0.995,
+    )
+
+
 def tiny_causal(steps: int) -> CausalTrainConfig:
     """A causal run of seconds, for tests: the real stage at toy sizes."""
     return CausalTrainConfig(
@@ -58,6 +73,9 @@ def tiny_causal(steps: int) -> CausalTrainConfig:
     )
 
 
-CAUSAL_RECIPES: Mapping[str, Callable[[float], CausalTrainConfig]] = {"mini": mini_causal}
+CAUSAL_RECIPES: Mapping[str, Callable[[float], CausalTrainConfig]] = {
+    "mini": mini_causal,
+    "mini-longer": mini_causal_longer,
+}
 DEPTH_RECIPES: Mapping[str, Callable[[float], DepthTrainConfig]] = {"mini": mini_depth}
 VAE_RECIPES: Mapping[str, Callable[[float], VaeTrainConfig]] = {"mini": mini_vae}

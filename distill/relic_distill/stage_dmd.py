@@ -25,7 +25,6 @@ from relic_distill.world_stage import (
     Ingredients,
     WorldStage,
     WorldTrainConfig,
-    load_matching,
     new_network,
     optimizers_of,
 )
@@ -75,9 +74,7 @@ class DmdStage(WorldStage):
             if config.score == "causal"
             else VideoScore(trained_frames=trained_frames_of(teacher))
         )
-        self.teacher, self.critic = new_network(config, None), new_network(config, None)
-        for network in (self.teacher, self.critic):
-            load_matching(network, teacher)
+        self.teacher, self.critic = new_network(config, teacher), new_network(config, teacher)
         self.teacher.requires_grad_(False)
         critic_config = replace(
             config, lr_muon=config.lr_muon * config.critic_lr, lr_adamw=config.lr_adamw * config.critic_lr

@@ -20,7 +20,7 @@ from relic_distill.causal_loss import ClipBatch
 from relic_distill.init_loss import consistency_loss, path_loss
 from relic_distill.loop import step_generator, torch_generator
 from relic_distill.trajectories import TrajectoryBatch, TrajectoryDataset, straight_paths
-from relic_distill.world_stage import Ingredients, WorldStage, WorldTrainConfig, load_matching, new_network
+from relic_distill.world_stage import Ingredients, WorldStage, WorldTrainConfig, new_network
 
 InitForcing = Literal["hybrid", "teacher", "diffusion", "consistency"]
 
@@ -70,8 +70,7 @@ class InitStage(WorldStage):
         self._teacher: RelicTransformer | None = None
         sampler = config.world.sampler
         if config.forcing == "consistency":
-            self._teacher = new_network(config, None).requires_grad_(False)
-            load_matching(self._teacher, teacher)
+            self._teacher = new_network(config, teacher).requires_grad_(False)
         elif paths is None:
             raise ValueError(f"forcing {config.forcing} regresses trajectories: name their folder")
         elif (paths.student_steps, paths.shift) != (sampler.steps, sampler.shift):

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from relic.checkpoint import load_checkpoint, load_into, save_checkpoint
+from relic.checkpoint import load_checkpoint, save_checkpoint
 from relic.config import RelicConfig, to_json
 from relic.memory.backends import make_memory
 from relic.model.transformer import RelicTransformer
@@ -279,17 +279,5 @@ def new_network(config: WorldTrainConfig, init: Path | None) -> RelicTransformer
     torch.manual_seed(config.seed)
     model = RelicTransformer(config.world.model, world_intrinsics(config.world))
     if init is not None:
-        load_matching(model, init)
+        model.load_weights(load_checkpoint(init)[0], init)
     return model
-
-
-def load_matching(model: RelicTransformer, checkpoint: Path) -> None:
-    """Start a model from exported weights; a guide the checkpoint knows nothing of starts silent.
-
-    Raises:
-        ValueError: when the checkpoint is of another network.
-    """
-    state = load_checkpoint(checkpoint)[0]
-    if model.config.guide_channels:
-        state.setdefault("guide_embedding.weight", model.guide_embedding.weight.detach())
-    load_into(model, state, checkpoint)

@@ -7,7 +7,9 @@ Axes: B batch, C latent channels, F latent frames, L tokens of a frame, M model 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import cast
 
 import torch
@@ -15,6 +17,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from relic.camera import Intrinsics
+from relic.checkpoint import load_into
 from relic.config import ModelConfig
 from relic.model.attention import AttentionContext, CrossAttention, SelfAttention
 from relic.model.conditioning import ActionEncoder, CameraConditioning, PoseEncoder
@@ -28,18 +31,32 @@ TIME_SCALE = 1000.0
 
 
 @dataclass(frozen=True, kw_only=True)
+class EmbeddedGuide:
+    """What earlier views show of a block, as the network reads it.
+
+    Attributes:
+        tokens: `(B, F, L, M)` added to the block's tokens.
+        skip: `(B, F, L, patch)` subtracted from the velocity in proportion to the noise level: what is known of the
+            clean latents need not pass through the blocks.
+    """
+
+    tokens: Tensor
+    skip: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
 class Control:
     """Embedded control of a block.
 
     Attributes:
         actions: `(B, F, 1, M)` for each layer.
         poses: `(B, F, 1 or L, M)` for each layer.
-        guide: `(B, F, L, M)` what earlier views show of the block; None without.
+        guide: what earlier views show of the block; None without.
     """
 
     actions: list[Tensor]
     poses: list[Tensor]
-    guide: Tensor | None = None
+    guide: EmbeddedGuide | None = None
 
 
 class ConditionEmbedder(nn.Module):
@@ -99,6 +116,8 @@ class RelicTransformer(nn.Module):
         self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, patch, stride=patch)
         if config.guide_channels:
             self.guide_embedding = nn.Linear(config.guide_channels * config.patch_size**2, config.dim, bias=False)
+            cells = config.in_channels * config.patch_size**2
+            self.guide_skip = nn.Linear(cells, cells, bias=False)
         self.condition_embedder = ConditionEmbedder(config)
         self.action_encoder = ActionEncoder(config)
         self.pose_encoder = PoseEncoder(config, intrinsics)
@@ -120,7 +139,7 @@ class RelicTransformer(nn.Module):
             nn.init.normal_(embedder.linear_2.weight, std=0.02)
         silent = [*self.action_encoder.proj_out, *self.pose_encoder.proj_out, self.proj_out]
         if self.config.guide_channels:
-            silent.append(self.guide_embedding)
+            silent += [self.guide_embedding, self.guide_skip]
         for layer in silent:
             nn.init.zeros_(layer.weight)
 
@@ -144,8 +163,32 @@ class RelicTransformer(nn.Module):
         return Control(
             actions=self.action_encoder(camera.actions),
             poses=self.pose_encoder(camera.rotations_w2c, camera.positions),
-            guide=None if guide is None else self.guide_embedding(self._patches(guide)),
+            guide=None if guide is None else self._embed_guide(guide),
         )
+
+    def _embed_guide(self, guide: Tensor) -> EmbeddedGuide:
+        latents, shares = guide.split([self.config.in_channels, 2 * self.config.frames_per_latent], dim=1)
+        known = shares.sum(dim=1, keepdim=True) / self.config.frames_per_latent
+        size = self.config.patch_size
+        seen = rearrange(latents * known, "b c f (y p) (x q) -> b f (y x) (p q c)", p=size, q=size)
+        return EmbeddedGuide(tokens=self.guide_embedding(self._patches(guide)), skip=self.guide_skip(seen))
+
+    def load_weights(self, state: Mapping[str, Tensor], source: Path) -> None:
+        """Load a checkpoint's tensors; a guide that it knows nothing of stays silent.
+
+        Args:
+            state: tensors by name.
+            source: the checkpoint's file, to be named in errors.
+
+        Raises:
+            ValueError: when they are another network's.
+        """
+        silent = {
+            name: torch.zeros_like(value)
+            for name, value in self.state_dict().items()
+            if name in ("guide_embedding.weight", "guide_skip.weight")
+        }
+        load_into(self, {**silent, **state}, source)
 
     def _patches(self, cells: Tensor) -> Tensor:
         size = self.config.patch_size
@@ -171,11 +214,13 @@ class RelicTransformer(nn.Module):
             self._patches(latents), self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
         )
         if control.guide is not None:
-            x = x + control.guide
+            x = x + control.guide.tokens
         embedded, modulation = self.condition_embedder.time(sigma)
         for layer, block in enumerate(self.blocks):
             x = block(x, modulation, control.actions[layer], control.poses[layer], text[layer], context, layer)
         shift, scale = (self.scale_shift_table + embedded.unsqueeze(2)).unsqueeze(3).unbind(2)
         out = self.proj_out(modulate(x, shift, scale, self.config.eps))
+        if control.guide is not None:
+            out = out - sigma[:, :, None, None] * control.guide.skip
         rows, _ = self.config.grid
         return rearrange(out, "b f (y x) (p q c) -> b c f (y p) (x q)", y=rows, p=size, q=size)

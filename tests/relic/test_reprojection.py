@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from relic.camera import Intrinsics
 from relic.config import ModelConfig, RelicConfig, mini
 from relic.engine import WorldEngine
 from relic.intrinsics import pixel_rays
+from relic.model.attention import BidirectionalContext
 from relic.model.conditioning import CameraConditioning
 from relic.reprojection.config import DepthConfig, ReprojectionConfig
 from relic.reprojection.depth import FARTHEST_M, DepthNet
@@ -19,6 +21,7 @@ from relic.rotations import rotations_from_angles
 from relic.vae.config import VaeConfig
 from relic.vae.tiny_vae import TinyVae
 from relic.world import World
+from tests.tiny_networks import TINY, lively_model, random_camera
 
 INTRINSICS = Intrinsics.from_fov(60.0, 160, 96)
 CAMERA = Camera(INTRINSICS)
@@ -176,6 +179,34 @@ def test_the_guide_reaches_the_frames_and_snapshots_hold_the_views() -> None:
         world.model.guide_embedding.weight.zero_()
     engine.restore(moment)
     assert not np.array_equal(engine.step(walk).frames, after)
+
+
+def test_what_a_guide_knows_reaches_the_velocity_without_passing_the_blocks() -> None:
+    model = lively_model()
+    torch.nn.init.zeros_(model.proj_out.weight)
+    torch.nn.init.zeros_(model.proj_out.bias)
+    torch.nn.init.eye_(model.guide_skip.weight)
+    guide = torch.randn(1, 12, 2, 6, 10)
+    guide[:, 4:8] = 0.25
+    guide[:, 8:] = 0.5
+    sigma = torch.tensor([[0.8, 0.0]])
+    control = model.encode_control(random_camera(1, 2), guide)
+    text = model.encode_text(torch.randn(1, 3, 8))
+    velocity = model(torch.randn(1, 4, 2, 6, 10), sigma, control, text, BidirectionalContext(TINY, 2))
+    torch.testing.assert_close(velocity[:, :, 0], -0.8 * 0.75 * guide[:, :4, 0])
+    assert not velocity[:, :, 1].any()
+
+
+def test_a_checkpoint_from_before_the_guide_starts_it_silent() -> None:
+    model = lively_model()
+    state = {name: value for name, value in model.state_dict().items() if not name.startswith("guide_")}
+    other = lively_model(seed=1)
+    other.load_weights(state, Path("old.safetensors"))
+    assert not other.guide_embedding.weight.any()
+    assert not other.guide_skip.weight.any()
+    assert torch.equal(other.proj_out.weight, model.proj_out.weight)
+    with pytest.raises(ValueError, match=r"old\.safetensors does not fit its configuration"):
+        other.load_weights({}, Path("old.safetensors"))
 
 
 def test_a_windowed_world_forgets_its_views() -> None:

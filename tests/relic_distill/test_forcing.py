@@ -24,7 +24,7 @@ def test_one_pass_sees_what_play_sees(policy: MemoryPolicy, block_frames: int, p
     latents = torch.randn(2, 4, num_frames, 6, 10)
     noisy = torch.randn(2, 4, num_frames, 6, 10)
     noise_level = torch.rand(2, num_frames)
-    guide = torch.randn(2, 3, num_frames - 1, 6, 10)
+    guide = torch.randn(2, 12, num_frames - 1, 6, 10)
     camera = random_camera(2, num_frames, config)
     text = model.encode_text(torch.randn(2, 3, 8))
 
@@ -89,7 +89,7 @@ def test_a_hybrid_pass_sees_what_play_sees(policy: MemoryPolicy, noisy_blocks: i
     latents, camera = torch.randn(2, 4, frames, 6, 10), random_camera(2, frames)
     sigma = torch.rand(2, frames)
     sigma[:, :clean] = 0.0
-    guide = torch.randn(2, 3, frames - 1, 6, 10)
+    guide = torch.randn(2, 12, frames - 1, 6, 10)
     guide[:, :, : clean - 1] = 0.0
     text = model.encode_text(torch.randn(2, 3, 8))
     forcing = RecordingContext(TINY, memory_config, frames, size)

@@ -35,7 +35,7 @@ class FixedGuide:
         self.shown = torch.zeros(1)
 
     def guide(self, camera: object) -> Tensor:
-        return self.shown[:, :3].expand(-1, -1, self.frames, -1, -1).tanh()
+        return self.shown.repeat(1, 3, 1, 1, 1).expand(-1, -1, self.frames, -1, -1).tanh()
 
     def show(self, latents: Tensor, camera: object) -> None:
         self.shown, self.frames = latents.mean(dim=2, keepdim=True), 1
@@ -50,7 +50,7 @@ def test_replayed_gradients_are_those_of_one_graph(kind: SamplerKind, exit_step:
     generator = torch.Generator().manual_seed(3)
     drawn = roll_out(model, batch, MEMORY, sampler, generator, FixedGuide(), exit_step)  # type: ignore[arg-type]
     assert drawn.guide is not None
-    assert drawn.guide.shape == (2, 3, 8, 6, 10)
+    assert drawn.guide.shape == (2, 12, 8, 6, 10)
     gradients = torch.randn(2, 4, 8, 6, 10).double()
 
     latents = torch.cat(list(redraw(model, drawn, MEMORY, sampler)), dim=2)
@@ -61,7 +61,12 @@ def test_replayed_gradients_are_those_of_one_graph(kind: SamplerKind, exit_step:
     replayed = gradients_of(model)
 
     assert replayed.keys() == plain.keys()
-    assert {"blocks.0.attn1.to_q.weight", "blocks.1.ffn.net.2.bias", "guide_embedding.weight"} <= plain.keys()
+    assert {
+        "blocks.0.attn1.to_q.weight",
+        "blocks.1.ffn.net.2.bias",
+        "guide_embedding.weight",
+        "guide_skip.weight",
+    } <= plain.keys()
     for name, gradient in plain.items():
         assert (replayed[name] - gradient).norm() <= 1e-10 * gradient.norm(), name
         assert gradient.norm() > 0 or name.endswith("to_k.bias"), name
