@@ -73,7 +73,7 @@ class CausalPass:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `relic.model.attention.AttentionContext.attend`; F is the number of `frame_indices`."""
-        turn = self._rotation(self.frame_indices, 1)
+        turn = self._rotation(self.frame_indices, 1).to(q.device)
         shape = q.shape
         q_frames = rotate(q.flatten(1, 2), turn).reshape(shape).unbind(1)
         k_frames = rotate(k.flatten(1, 2), turn).reshape(shape).unbind(1)
@@ -123,7 +123,8 @@ class CausalPass:
         for factor in sorted(set(factors)):
             frames = [frame for frame in range(count) if factors[frame] == factor]
             pooled = pool_tokens(k[:, frames], self._model.grid, factor)
-            turned = rotate(pooled.flatten(1, 2), self._rotation(frames, factor)).reshape(pooled.shape)
+            turn = self._rotation(frames, factor).to(k.device)
+            turned = rotate(pooled.flatten(1, 2), turn).reshape(pooled.shape)
             keys.update(zip(frames, turned.unbind(1), strict=True))
             values.update(zip(frames, pool_tokens(v[:, frames], self._model.grid, factor).unbind(1), strict=True))
         return [keys[frame] for frame in range(count)], [values[frame] for frame in range(count)]

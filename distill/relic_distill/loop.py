@@ -28,11 +28,15 @@ from torch import nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from relic_distill.curves import draw_curves
 from relic_distill.ema import Ema
 from relic_distill.process import keep_freed_memory
 from relic_distill.training_state import CheckpointFolder, Progress, collect_tensors, restore_tensors
 
 _TIMED_STEPS = 10
+
+Outcome = Literal["finished", "interrupted"]
+"""How a run ended: at its last step, or stopped by a signal with a checkpoint saved."""
 
 
 class Stage(Protocol):
@@ -138,13 +142,11 @@ def same_settings(before: Any, now: Any) -> bool:
     return bool(before == now)
 
 
-def train(
-    stage: Stage, config: LoopConfig, out: Path, *, progress_bar: bool = True
-) -> Literal["finished", "interrupted"]:
+def train(stage: Stage, config: LoopConfig, out: Path, *, progress_bar: bool = True) -> Outcome:
     """Train a stage to its end, or until SIGINT or SIGTERM, going on from `out` where that was begun.
 
-    Writes `out/checkpoint/` (last two), `out/log.jsonl`, `out/samples/`, `out/latest.safetensors` and
-    `out/best.safetensors` (exported weights).
+    Writes `out/checkpoint/` (last two), `out/log.jsonl`, `out/curves.png`, `out/samples/`, `out/latest.safetensors`
+    and `out/best.safetensors` (exported weights).
 
     Raises:
         ValueError: when `out` holds a run of another configuration.
@@ -185,12 +187,14 @@ class _Run:
         restore_tensors(tensors, self.stage.modules, self.stage.optimizers, self.stage.averages)
         if self.config.steps:
             progress.total = self.config.steps
+        elif progress.step >= progress.total and progress.seconds < 60 * self.config.minutes:
+            progress.total = 0  # finished within fewer minutes than are given now: plan anew
         self.progress = progress
         self.saved_step = progress.step
         self._cut_log()
         self._write_log({"event": "resume"})
 
-    def run(self) -> Literal["finished", "interrupted"]:
+    def run(self) -> Outcome:
         self._time_since = self._checkpoint_since = time.monotonic()
         with _stop_signals() as stop, self.bar:
             while not self.progress.total or self.progress.step < self.progress.total:
@@ -296,6 +300,7 @@ class _Run:
         self.checkpoints.save(progress, tensors, self.stage.describe())
         self.saved_step = progress.step
         self.stage.export(self.out / "latest.safetensors")
+        draw_curves(self._log_path, self.out / "curves.png")
         self._checkpoint_since = time.monotonic()
 
     @property

@@ -1,19 +1,36 @@
-"""Named runs: functions that return a complete configuration."""
+"""Named runs of the mini world: functions that return a complete configuration.
+
+Each takes the training time in minutes. `relic_distill.smoke` holds the toy sizes of the same stages.
+"""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
+from typing import TypeVar
 
-from relic.config import MemoryConfig, ModelConfig, RelicConfig, SamplerConfig, mini
-from relic.reprojection.config import DepthConfig, ReprojectionConfig
-from relic.vae.config import VaeConfig
+from relic.config import RelicConfig, SamplerConfig, mini
+from relic_distill.circle import Circle, RenderConfig
 from relic_distill.loop import LoopConfig
+from relic_distill.smoke import tiny_smoke
 from relic_distill.stage_causal import CausalTrainConfig
 from relic_distill.stage_depth import DepthTrainConfig
+from relic_distill.stage_dmd import DmdTrainConfig
+from relic_distill.stage_init import InitTrainConfig
+from relic_distill.stage_teacher import TeacherTrainConfig
 from relic_distill.stage_vae import VaeTrainConfig
 from relic_distill.training_guide import GuideConfig
+from relic_distill.trajectories import TrajectoryConfig
 from relic_distill.world_stage import Phase
+
+_Config = TypeVar("_Config")
+Recipes = Mapping[str, Callable[[float], _Config]]
+
+FIVE_SECONDS, TEN_SECONDS, TWENTY_SECONDS = 21, 41, 81
+"""Latent frames of runs of those lengths."""
+
+STUDENT_SAMPLER = SamplerConfig(kind="renoise", steps=4)
+"""How the distilled world is played: four predictions of the clean block, each noised again but the last."""
 
 
 def mini_vae(minutes: float) -> VaeTrainConfig:
@@ -33,9 +50,9 @@ def mini_causal(minutes: float) -> CausalTrainConfig:
         loop=LoopConfig(minutes=minutes, warmup=100, decay=0.4, checkpoint_minutes=8),
         phases=(
             Phase(until_step=500, frames=9, batch=4),
-            Phase(until_step=800, frames=21, batch=2),
-            Phase(until_step=12000, frames=41, batch=1),
-            Phase(until_step=24000, frames=81, batch=1),
+            Phase(until_step=800, frames=FIVE_SECONDS, batch=2),
+            Phase(until_step=12000, frames=TEN_SECONDS, batch=1),
+            Phase(until_step=24000, frames=TWENTY_SECONDS, batch=1),
         ),
     )
 
@@ -45,7 +62,10 @@ def mini_causal_longer(minutes: float) -> CausalTrainConfig:
     return dataclasses.replace(
         mini_causal(minutes),
         loop=LoopConfig(minutes=minutes, warmup=30, decay=0.6, checkpoint_minutes=10),
-        phases=(Phase(until_step=400, frames=21, batch=2), Phase(until_step=12000, frames=41, batch=1)),
+        phases=(
+            Phase(until_step=400, frames=FIVE_SECONDS, batch=2),
+            Phase(until_step=12000, frames=TEN_SECONDS, batch=1),
+        ),
         guide=GuideConfig(swap_chance=0.75),
         lr_muon=3e-3,
         lr_adamw=6e-4,
@@ -53,29 +73,101 @@ def mini_causal_longer(minutes: float) -> CausalTrainConfig:
     )
 
 
-def tiny_causal(steps: int) -> CausalTrainConfig:
-    """A causal run of seconds, for tests: the real stage at toy sizes."""
-    return CausalTrainConfig(
-        world=RelicConfig(
-            preset="tiny",
-            model=ModelConfig(
-                dim=32, num_layers=2, num_heads=2, ffn_dim=64, text_tokens=4, freq_dim=16, guide_channels=24
-            ),
-            memory=MemoryConfig(window=2, max_frames=40),
-            vae=VaeConfig.tiny(),
-            sampler=SamplerConfig(steps=2),
-            reprojection=ReprojectionConfig(depth=DepthConfig.tiny()),
-        ),
-        loop=LoopConfig(steps=steps, warmup=2, checkpoint_minutes=60, log_every=2),
-        phases=(Phase(until_step=steps, frames=4, batch=2),),
-        sample_runs=2,
-        sample_frames=11,
+def _curriculum(first: int, second: int) -> tuple[Phase, ...]:
+    """Runs of 5, 10 and 20 seconds (paper, section 4.4)."""
+    return (
+        Phase(until_step=first, frames=FIVE_SECONDS, batch=2),
+        Phase(until_step=second, frames=TEN_SECONDS, batch=1),
+        Phase(until_step=10**6, frames=TWENTY_SECONDS, batch=1),
     )
 
 
-CAUSAL_RECIPES: Mapping[str, Callable[[float], CausalTrainConfig]] = {
+def mini_teacher(minutes: float) -> TeacherTrainConfig:
+    """The mini world's bidirectional teacher, begun from the causal network."""
+    return TeacherTrainConfig(
+        world=mini(),
+        loop=LoopConfig(minutes=minutes, warmup=50, checkpoint_minutes=10),
+        phases=_curriculum(600, 900),
+        lr_muon=3e-3,
+        lr_adamw=6e-4,
+    )
+
+
+def mini_trajectories() -> TrajectoryConfig:
+    """The teacher's paths of 5 seconds at the student's four noise levels."""
+    return TrajectoryConfig(count=128, frames=FIVE_SECONDS, student_steps=STUDENT_SAMPLER.steps)
+
+
+def _student() -> RelicConfig:
+    return dataclasses.replace(mini(), sampler=STUDENT_SAMPLER)
+
+
+def mini_init(minutes: float) -> InitTrainConfig:
+    """The four-step student's initialisation."""
+    return InitTrainConfig(
+        world=_student(),
+        loop=LoopConfig(minutes=minutes, warmup=20, checkpoint_minutes=10),
+        phases=(Phase(until_step=10**6, frames=FIVE_SECONDS, batch=2),),
+        lr_muon=2e-3,
+        lr_adamw=4e-4,
+        ema_decay=0.995,
+    )
+
+
+def mini_dmd(minutes: float) -> DmdTrainConfig:
+    """The four-step student's distillation."""
+    return DmdTrainConfig(
+        world=_student(),
+        loop=LoopConfig(minutes=minutes, warmup=20, checkpoint_minutes=10),
+        phases=_curriculum(600, 900),
+        lr_muon=5e-4,
+        lr_adamw=1e-4,
+        ema_decay=0.99,
+    )
+
+
+def mini_circle(minutes: float) -> Circle:
+    """The whole way to the mini world; the time goes to the trainings, rendering and sampling come on top."""
+    return Circle(
+        render=RenderConfig(scenes=320, seconds=20.0, seed=1, workers=2),
+        vae=mini_vae(0.2 * minutes),
+        depth=mini_depth(0.1 * minutes),
+        causal=mini_causal(0.3 * minutes),
+        teacher=mini_teacher(0.15 * minutes),
+        trajectories=mini_trajectories(),
+        init=mini_init(0.05 * minutes),
+        dmd=mini_dmd(0.2 * minutes),
+    )
+
+
+VAE_RECIPES: Recipes[VaeTrainConfig] = {"mini": mini_vae, "tiny-smoke": lambda _: tiny_smoke().vae}
+DEPTH_RECIPES: Recipes[DepthTrainConfig] = {"mini": mini_depth, "tiny-smoke": lambda _: tiny_smoke().depth}
+CAUSAL_RECIPES: Recipes[CausalTrainConfig] = {
     "mini": mini_causal,
     "mini-longer": mini_causal_longer,
+    "tiny-smoke": lambda _: tiny_smoke().causal,
 }
-DEPTH_RECIPES: Mapping[str, Callable[[float], DepthTrainConfig]] = {"mini": mini_depth}
-VAE_RECIPES: Mapping[str, Callable[[float], VaeTrainConfig]] = {"mini": mini_vae}
+TEACHER_RECIPES: Recipes[TeacherTrainConfig] = {"mini": mini_teacher, "tiny-smoke": lambda _: tiny_smoke().teacher}
+TRAJECTORY_RECIPES: Recipes[TrajectoryConfig] = {
+    "mini": lambda _: mini_trajectories(),
+    "tiny-smoke": lambda _: tiny_smoke().trajectories,
+}
+INIT_RECIPES: Recipes[InitTrainConfig] = {"mini": mini_init, "tiny-smoke": lambda _: tiny_smoke().init}
+DMD_RECIPES: Recipes[DmdTrainConfig] = {"mini": mini_dmd, "tiny-smoke": lambda _: tiny_smoke().dmd}
+CIRCLE_RECIPES: Recipes[Circle] = {"mini": mini_circle, "tiny-smoke": lambda _: tiny_smoke()}
+
+
+def find_recipe(table: Recipes[_Config], name: str, minutes: float) -> _Config:
+    """The configuration that a recipe's name stands for.
+
+    Args:
+        table: recipes of a stage.
+        name: one of them.
+        minutes: training time; recipes of a fixed number of steps do not look at it.
+
+    Raises:
+        ValueError: for an unknown name; it lists the known ones.
+    """
+    if name not in table:
+        raise ValueError(f"unknown recipe {name!r}: choose one of {', '.join(sorted(table))}")
+    return table[name](minutes)

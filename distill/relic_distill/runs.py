@@ -13,7 +13,7 @@ from typing import TypeVar
 from relic.reprojection.depth import DepthNet
 from relic.text import MiniLMEncoder, TextEncoder
 from relic.vae.tiny_vae import TinyVae
-from relic_distill.loop import train
+from relic_distill.loop import Outcome, train
 from relic_distill.stage_causal import CausalStage, CausalTrainConfig
 from relic_distill.stage_dmd import DmdStage, DmdTrainConfig
 from relic_distill.stage_init import InitStage, InitTrainConfig
@@ -63,7 +63,7 @@ def train_causal(
     *,
     init: Path | None = None,
     text_encoder: TextEncoder | None = None,
-) -> str:
+) -> Outcome:
     """Train, or go on training, the causal world model.
 
     Args:
@@ -90,7 +90,7 @@ def train_teacher(
     *,
     init: Path | None = None,
     text_encoder: TextEncoder | None = None,
-) -> str:
+) -> Outcome:
     """Train, or go on training, the bidirectional teacher; arguments, result and errors as `train_causal`'s."""
     config, given = gather(config, files, text_encoder)
     return train(TeacherStage(config, given, init), config.loop, out)
@@ -121,7 +121,7 @@ def train_init(
     teacher: Path,
     paths: Path | None = None,
     text_encoder: TextEncoder | None = None,
-) -> str:
+) -> Outcome:
     """Train, or go on training, the student's initialisation.
 
     Args:
@@ -151,7 +151,7 @@ def train_dmd(
     student: Path,
     teacher: Path,
     text_encoder: TextEncoder | None = None,
-) -> str:
+) -> Outcome:
     """Train, or go on training, the distilled student.
 
     Args:

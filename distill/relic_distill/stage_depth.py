@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import cv2
 import numpy as np
@@ -25,7 +25,7 @@ from relic.reprojection.depth import FARTHEST_M, NEAREST_M, DepthNet
 from relic_data.clips import Clip, ClipDataset
 from relic_distill.ema import Ema
 from relic_distill.images import contact_sheet, save_picture
-from relic_distill.loop import LoopConfig, step_generator, torch_generator, train
+from relic_distill.loop import LoopConfig, Outcome, step_generator, torch_generator, train
 from relic_distill.muon import Muon
 from relic_distill.spoiling import recolour_pictures, spoil_pictures
 
@@ -173,9 +173,7 @@ def _coloured(log_depth: Tensor) -> NDArray[np.uint8]:
     )
 
 
-def train_depth(
-    config: DepthTrainConfig, data: Path, out: Path, *, progress_bar: bool = True
-) -> Literal["finished", "interrupted"]:
+def train_depth(config: DepthTrainConfig, data: Path, out: Path, *, progress_bar: bool = True) -> Outcome:
     """Train the depth network on the clips under `data`, going on from `out` where a run was begun there.
 
     Args:

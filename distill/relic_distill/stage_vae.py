@@ -11,7 +11,7 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
@@ -27,7 +27,7 @@ from relic.vae.tiny_vae import TinyVae
 from relic_data.clips import ClipDataset
 from relic_distill.ema import Ema
 from relic_distill.images import contact_sheet, save_picture
-from relic_distill.loop import LoopConfig, step_generator, torch_generator, train
+from relic_distill.loop import LoopConfig, Outcome, step_generator, torch_generator, train
 from relic_distill.muon import Muon
 from relic_distill.vae_init import calibrate_latents, start_from_principal_components
 
@@ -236,9 +236,7 @@ class VaeStage:
         return draw_windows(videos, count, frames, step_generator(_VALIDATION_SEED, count, frames))
 
 
-def train_vae(
-    config: VaeTrainConfig, data: Path, out: Path, *, progress_bar: bool = True
-) -> Literal["finished", "interrupted"]:
+def train_vae(config: VaeTrainConfig, data: Path, out: Path, *, progress_bar: bool = True) -> Outcome:
     """Train the VAE on the clips under `data`, going on from `out` where a run was begun there.
 
     Args:

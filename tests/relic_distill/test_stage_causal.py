@@ -16,8 +16,9 @@ from relic_data.encode import LatentDataset
 from relic_distill.causal_loss import ClipBatch
 from relic_distill.clip_sampler import ClipSampler
 from relic_distill.loop import step_generator, torch_generator, train
-from relic_distill.recipes import mini_causal, tiny_causal
+from relic_distill.recipes import mini_causal
 from relic_distill.release import release
+from relic_distill.smoke import tiny_causal
 from relic_distill.stage_causal import CausalStage, ResampleConfig
 from relic_distill.world_stage import Phase, split_parameters
 from tests.tiny_networks import ingredients

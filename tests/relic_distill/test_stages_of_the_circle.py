@@ -11,8 +11,8 @@ from relic.config import SamplerConfig
 from relic.flow_matching import add_noise, sampling_sigmas
 from relic_distill.bidirectional import DropConfig, drop_conditions
 from relic_distill.loop import step_generator, torch_generator
-from relic_distill.recipes import tiny_causal
 from relic_distill.runs import Files, draw_trajectories, train_dmd, train_init, train_teacher
+from relic_distill.smoke import tiny_causal
 from relic_distill.stage_causal import CausalStage
 from relic_distill.stage_dmd import DmdStage, DmdTrainConfig
 from relic_distill.stage_init import InitStage, InitTrainConfig

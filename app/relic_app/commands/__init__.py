@@ -87,6 +87,31 @@ COMMANDS: Final = (
                 module="relic_app.commands.distill_causal",
             ),
             Command(
+                name="teacher",
+                summary="train the bidirectional teacher",
+                module="relic_app.commands.distill_teacher",
+            ),
+            Command(
+                name="trajectories",
+                summary="sample the teacher's paths for the student",
+                module="relic_app.commands.distill_trajectories",
+            ),
+            Command(
+                name="init",
+                summary="make the network a few-step causal student",
+                module="relic_app.commands.distill_init",
+            ),
+            Command(
+                name="dmd",
+                summary="distil the student by self-forcing",
+                module="relic_app.commands.distill_dmd",
+            ),
+            Command(
+                name="all",
+                summary="run the whole circle, from rendering to a world that plays",
+                module="relic_app.commands.distill_all",
+            ),
+            Command(
                 name="release",
                 summary="make trained checkpoints a weights folder",
                 module="relic_app.commands.distill_release",

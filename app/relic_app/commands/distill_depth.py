@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-INTERRUPTED = 130
+from relic_app.training_options import exit_status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,8 +14,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; the same call goes on in it")
     parser.add_argument("--recipe", default="mini", help="named configuration (relic_distill.recipes)")
     parser.add_argument("--minutes", type=float, default=10.0, help="training time")
-    parser.add_argument("--start-from", type=Path, help="depth weights to go on from")
     parser.add_argument("--steps", type=int, default=0, help="optimiser steps instead of --minutes")
+    parser.add_argument("--start-from", type=Path, help="depth weights to go on from")
 
 
 def run(options: argparse.Namespace) -> int:
@@ -26,12 +26,11 @@ def run(options: argparse.Namespace) -> int:
     """
     import dataclasses
 
-    from relic_distill.recipes import DEPTH_RECIPES
+    from relic_distill.recipes import DEPTH_RECIPES, find_recipe
     from relic_distill.stage_depth import train_depth
 
-    if options.recipe not in DEPTH_RECIPES:
-        raise ValueError(f"unknown recipe {options.recipe!r}: choose one of {', '.join(sorted(DEPTH_RECIPES))}")
-    config = dataclasses.replace(DEPTH_RECIPES[options.recipe](options.minutes), start_from=options.start_from)
+    config = find_recipe(DEPTH_RECIPES, options.recipe, options.minutes)
+    config = dataclasses.replace(config, start_from=options.start_from)
     if options.steps:
         config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=options.steps))
-    return 0 if train_depth(config, options.data, options.out) == "finished" else INTERRUPTED
+    return exit_status(train_depth(config, options.data, options.out))

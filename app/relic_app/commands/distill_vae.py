@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-INTERRUPTED = 130
+from relic_app.training_options import exit_status
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,4 +38,4 @@ def run(options: argparse.Namespace) -> int:
         gradient_weight=options.edge_weight,
         seed=options.seed,
     )
-    return 0 if train_vae(config, options.data, options.out) == "finished" else INTERRUPTED
+    return exit_status(train_vae(config, options.data, options.out))

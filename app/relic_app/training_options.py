@@ -1,0 +1,61 @@
+"""Options that the training commands share."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+if TYPE_CHECKING:
+    from relic_distill.loop import Outcome
+    from relic_distill.runs import Files
+    from relic_distill.world_stage import WorldTrainConfig
+
+    _Config = TypeVar("_Config", bound=WorldTrainConfig)
+
+INTERRUPTED = 130
+
+
+def add_run_arguments(parser: argparse.ArgumentParser, minutes: float) -> None:
+    """Recipe, length and folder of a training of the world's network, and what it trains with."""
+    parser.add_argument("--data", type=Path, required=True, help="folder that `relic data encode` wrote")
+    parser.add_argument("--vae", type=Path, required=True, help="VAE weights the data was encoded with")
+    parser.add_argument("--depth", type=Path, help="depth network of a world with reprojection, such as mini")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the run; the same call goes on in it")
+    add_length_arguments(parser, minutes)
+
+
+def add_length_arguments(parser: argparse.ArgumentParser, minutes: float) -> None:
+    """Recipe and length."""
+    parser.add_argument("--recipe", default="mini", help="named configuration (relic_distill.recipes)")
+    parser.add_argument("--minutes", type=float, default=minutes, help="training time")
+    parser.add_argument("--steps", type=int, default=0, help="optimiser steps instead of --minutes")
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and train nothing")
+
+
+def lengthened(config: _Config, options: argparse.Namespace) -> _Config:
+    """The configuration with as many steps as the options ask for."""
+    if not options.steps:
+        return config
+    return dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=options.steps))
+
+
+def files_of(options: argparse.Namespace) -> Files:
+    """What the run trains with."""
+    from relic_distill.runs import Files
+
+    return Files(data=options.data, vae=options.vae, depth=options.depth)
+
+
+def print_plan(name: str, config: WorldTrainConfig) -> int:
+    """What a training will take; the exit status of a dry run."""
+    from relic_distill.plan import plan_training
+
+    print("\n".join(plan_training(name, config)))
+    return 0
+
+
+def exit_status(outcome: Outcome) -> int:
+    """0 when a run reached its end, 130 when it was interrupted."""
+    return 0 if outcome == "finished" else INTERRUPTED
