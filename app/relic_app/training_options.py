@@ -31,14 +31,21 @@ def add_length_arguments(parser: argparse.ArgumentParser, minutes: float) -> Non
     parser.add_argument("--recipe", default="mini", help="named configuration (relic_distill.recipes)")
     parser.add_argument("--minutes", type=float, default=minutes, help="training time")
     parser.add_argument("--steps", type=int, default=0, help="optimiser steps instead of --minutes")
+    parser.add_argument(
+        "--accumulate",
+        type=int,
+        default=1,
+        help="batches averaged in a step; shared out among the processes of `accelerate launch`",
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and train nothing")
 
 
 def lengthened(config: _Config, options: argparse.Namespace) -> _Config:
-    """The configuration with as many steps as the options ask for."""
-    if not options.steps:
-        return config
-    return dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=options.steps))
+    """The configuration with as many steps, and batches in a step, as the options ask for."""
+    loop = dataclasses.replace(config.loop, accumulate=options.accumulate)
+    if options.steps:
+        loop = dataclasses.replace(loop, steps=options.steps)
+    return dataclasses.replace(config, loop=loop)
 
 
 def files_of(options: argparse.Namespace) -> Files:

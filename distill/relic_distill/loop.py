@@ -32,6 +32,7 @@ from relic_distill.curves import draw_curves
 from relic_distill.ema import Ema
 from relic_distill.process import keep_freed_memory
 from relic_distill.training_state import CheckpointFolder, Progress, collect_tensors, restore_tensors
+from relic_distill.workers import Workers
 
 _TIMED_STEPS = 10
 
@@ -57,8 +58,8 @@ class Stage(Protocol):
     def describe(self) -> dict[str, Any]:
         """The stage's configuration as JSON-able values; a run resumes only under an equal one."""
 
-    def backward(self, step: int) -> dict[str, float]:
-        """Draw the batch of `step`, leave gradients in the parameters, return figures with `loss` among them."""
+    def backward(self, step: int, part: int = 0) -> dict[str, float]:
+        """Draw the batch of a step's part, add gradients to the parameters, return figures with `loss` among them."""
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """Write pictures of what has been learned into `folder`; return held-out figures."""
@@ -76,6 +77,8 @@ class LoopConfig:
         minutes: training time, turned into steps after the first steps; used when `steps` is 0.
         warmup: steps of linear rise of the learning rate.
         decay: last part of the run, in (0, 1], over which the learning rate falls linearly to zero.
+        accumulate: parts of a step, each with a batch of its own, whose gradients are averaged; shared out among
+            the processes of `accelerate launch`.
         clip: gradients are scaled down to this norm, over all parameters of all optimisers; 0 leaves them.
         checkpoint_minutes: time between checkpoints.
         checkpoint_steps: also a checkpoint every so many steps; 0 for none.
@@ -88,6 +91,7 @@ class LoopConfig:
     minutes: float = 0.0
     warmup: int = 50
     decay: float = 0.6
+    accumulate: int = 1
     clip: float = 1.0
     checkpoint_minutes: float = 5.0
     checkpoint_steps: int = 0
@@ -98,6 +102,8 @@ class LoopConfig:
     def __post_init__(self) -> None:
         if self.steps < 0 or self.minutes < 0 or (self.steps == 0 and self.minutes == 0):
             raise ValueError(f"steps {self.steps} or minutes {self.minutes} must be positive")
+        if self.accumulate < 1:
+            raise ValueError(f"accumulate {self.accumulate} must be at least 1")
         if self.warmup < 0 or self.checkpoint_steps < 0 or self.log_every < 1 or self.max_bad < 1:
             raise ValueError(
                 f"warmup {self.warmup} and checkpoint_steps {self.checkpoint_steps} must be >= 0, "
@@ -110,14 +116,14 @@ class LoopConfig:
             )
 
 
-def step_generator(seed: int, step: int, stream: int = 0) -> np.random.Generator:
-    """Random numbers of one step; the same whatever ran before. `stream` tells several uses apart."""
-    return np.random.default_rng((seed, step, stream))
+def step_generator(seed: int, step: int, stream: int = 0, part: int = 0) -> np.random.Generator:
+    """Random numbers of a step's part, the same whatever ran before and wherever; `stream` tells several uses apart."""
+    return np.random.default_rng((seed, step, stream, part) if part else (seed, step, stream))
 
 
-def torch_generator(seed: int, step: int, stream: int = 0) -> torch.Generator:
+def torch_generator(seed: int, step: int, stream: int = 0, part: int = 0) -> torch.Generator:
     """`step_generator` for torch (CPU)."""
-    return torch.Generator().manual_seed(int(step_generator(seed, step, stream).integers(2**62)))
+    return torch.Generator().manual_seed(int(step_generator(seed, step, stream, part).integers(2**62)))
 
 
 def lr_factor(step: int, total: int, warmup: int, decay: float) -> float:
@@ -159,6 +165,8 @@ def train(stage: Stage, config: LoopConfig, out: Path, *, progress_bar: bool = T
 class _Run:
     def __init__(self, stage: Stage, config: LoopConfig, out: Path, progress_bar: bool) -> None:
         self.stage, self.config, self.out = stage, config, out
+        self.workers = Workers()
+        self.parts = self.workers.share(config.accumulate)
         out.mkdir(parents=True, exist_ok=True)
         self.checkpoints = CheckpointFolder(out / "checkpoint")
         self.progress = Progress(total=config.steps)
@@ -171,7 +179,13 @@ class _Run:
         self.figures: list[dict[str, float]] = []
         self.durations: list[float] = []
         self._resume()
-        self.bar = tqdm(disable=not progress_bar, initial=self.progress.step, unit="step", mininterval=5.0)
+        self.workers.wait()  # nobody writes before everybody has read
+        self.bar = tqdm(
+            disable=not (progress_bar and self.workers.is_main),
+            initial=self.progress.step,
+            unit="step",
+            mininterval=5.0,
+        )
 
     def _resume(self) -> None:
         found = self.checkpoints.load_latest()
@@ -202,7 +216,7 @@ class _Run:
                 self._step()
                 self.durations.append(time.monotonic() - started)
                 self._after_step()
-                if stop:
+                if self.workers.any(bool(stop)):
                     self._checkpoint(sample=False)
                     self._write_log({"event": "interrupted"})
                     return "interrupted"
@@ -213,14 +227,14 @@ class _Run:
 
     def _step(self) -> None:
         step, stage = self.progress.step, self.stage
-        torch.manual_seed(int(step_generator(self.config.seed, step, 1_000_003).integers(2**62)))
         factor = lr_factor(step, self.progress.total, self.config.warmup, self.config.decay)
         for name, optimizer in stage.optimizers.items():
             for group, peak in zip(optimizer.param_groups, self.peaks[name], strict=True):
                 group["lr"] = peak * factor
-        figures = stage.backward(step)
+        figures = self._backward(step)
         parameters = [p for o in stage.optimizers.values() for g in o.param_groups for p in g["params"]]
         parameters = [p for p in parameters if p.grad is not None]
+        self.workers.add_up(parameters, 1 / self.config.accumulate)
         norm = float(nn.utils.clip_grad_norm_(parameters, self.config.clip or math.inf))
         if math.isfinite(figures["loss"]) and math.isfinite(norm):
             for optimizer in stage.optimizers.values():
@@ -234,6 +248,16 @@ class _Run:
         for parameter in parameters:
             parameter.grad = None
         self.progress.step += 1
+
+    def _backward(self, step: int) -> dict[str, float]:
+        """Gradients of this process's parts; figures averaged over all parts."""
+        parts = []
+        for part in self.parts:
+            torch.manual_seed(int(step_generator(self.config.seed, step, 1_000_003, part).integers(2**62)))
+            parts.append(self.stage.backward(step, part))
+        totals = torch.tensor([sum(figures[key] for figures in parts) for key in parts[0]], dtype=torch.float64)
+        means = self.workers.summed(totals) / self.config.accumulate
+        return dict(zip(parts[0], means.tolist(), strict=True))
 
     def _count_bad(self, loss: float, norm: float) -> None:
         self.progress.skipped += 1
@@ -257,18 +281,15 @@ class _Run:
             self._log_figures()
         every = self.config.checkpoint_steps
         last = progress.step == progress.total
-        if (
-            last
-            or (every and progress.step % every == 0)
-            or now - self._checkpoint_since >= self.config.checkpoint_minutes * 60
-        ):
+        due = now - self._checkpoint_since >= self.config.checkpoint_minutes * 60
+        if last or (every and progress.step % every == 0) or self.workers.agreed(due):
             self._checkpoint(sample=True)
 
     def _plan_steps(self) -> None:
         """Turn what is left of the time budget into steps; sampling and checkpoints take a share too."""
         typical = statistics.median(self.durations[2:])
         left = self.config.minutes * 60 - self.progress.seconds
-        self.progress.total = self.progress.step + max(1, int(0.96 * left / typical))
+        self.progress.total = self.workers.agreed(self.progress.step + max(1, int(0.96 * left / typical)))
         self._write_log({"event": "planned", "total": self.progress.total, "seconds_per_step": round(typical, 4)})
 
     def _log_figures(self) -> None:
@@ -286,6 +307,13 @@ class _Run:
 
     def _checkpoint(self, *, sample: bool) -> None:
         progress = self.progress
+        self.saved_step = progress.step
+        if self.workers.is_main:
+            self._write_checkpoint(progress, sample=sample)
+        self.workers.wait()
+        self._checkpoint_since = time.monotonic()
+
+    def _write_checkpoint(self, progress: Progress, *, sample: bool) -> None:
         self._log_figures()  # a resumed run starts its averages here, so an unbroken one must too
         if sample:
             folder = self.out / "samples"
@@ -298,22 +326,24 @@ class _Run:
                 self.stage.export(self.out / "best.safetensors")
         tensors = collect_tensors(self.stage.modules, self.stage.optimizers, self.stage.averages)
         self.checkpoints.save(progress, tensors, self.stage.describe())
-        self.saved_step = progress.step
         self.stage.export(self.out / "latest.safetensors")
         draw_curves(self._log_path, self.out / "curves.png")
-        self._checkpoint_since = time.monotonic()
 
     @property
     def _log_path(self) -> Path:
         return self.out / "log.jsonl"
 
     def _write_log(self, values: dict[str, Any], *, truncate: bool = False) -> None:
+        if not self.workers.is_main:
+            return
         line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 1), **values}
         with self._log_path.open("w" if truncate else "a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def _cut_log(self) -> None:
         """Drop lines of steps that the checkpoint does not know, and a last line torn by a kill."""
+        if not self.workers.is_main:
+            return
         kept = []
         for line in self._log_path.read_text(encoding="utf-8").splitlines() if self._log_path.exists() else []:
             try:

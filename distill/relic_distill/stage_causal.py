@@ -60,10 +60,10 @@ class CausalStage(WorldStage):
         super().__init__(config, given, new_network(config, init))
         self.resample = config.resample
 
-    def draw(self, step: int) -> ClipBatch:
-        """The runs of a step, with the past that they are trained on."""
-        batch = super().draw(step)
-        generator = torch_generator(self.config.seed, step, _RESAMPLING)
+    def draw(self, step: int, part: int = 0) -> ClipBatch:
+        """The runs of a step's part, with the past that they are trained on."""
+        batch = super().draw(step, part)
+        generator = torch_generator(self.config.seed, step, _RESAMPLING, part)
         for _ in range(self.resample.rounds):
             if float(torch.rand((), generator=generator)) >= self.resample.chance:
                 break

@@ -116,11 +116,11 @@ class DepthStage:
         start = self.config.start_from
         return {**values, "start_from": None if start is None else sha256_of(start)}
 
-    def backward(self, step: int) -> dict[str, float]:
+    def backward(self, step: int, part: int = 0) -> dict[str, float]:
         """One batch's loss and gradients."""
         config = self.config
-        pictures, truth = self._draw(self._training, config.batch, step_generator(config.seed, step, _PICTURES))
-        generator = torch_generator(config.seed, step, _SPOILING)
+        pictures, truth = self._draw(self._training, config.batch, step_generator(config.seed, step, _PICTURES, part))
+        generator = torch_generator(config.seed, step, _SPOILING, part)
         spoiled = spoil_pictures(recolour_pictures(pictures, config.recolour, generator), config.spoil, generator)
         loss = log_depth_loss(self.network(spoiled), truth, config.gradient_weight)
         loss.backward()

@@ -83,9 +83,9 @@ class DmdStage(WorldStage):
         self.modules: Mapping[str, nn.Module] = {**self.modules, "critic": self.critic}
         self.optimizers: Mapping[str, Optimizer] = {**self.optimizers, **critic_optimizers}
 
-    def backward(self, step: int) -> dict[str, float]:
-        """A step of the critic, or after `critic_updates` of them one of the student."""
-        batch, generator = self.draw(step), torch_generator(self.config.seed, step, 1)
+    def backward(self, step: int, part: int = 0) -> dict[str, float]:
+        """A part of a step of the critic, or after `critic_updates` of them one of the student."""
+        batch, generator = self.draw(step, part), torch_generator(self.config.seed, step, 1, part)
         exit_step = int(torch.randint(self.config.world.sampler.steps, (), generator=generator))
         drawn = self._roll_out(batch, generator, exit_step)
         video = replace(batch, latents=drawn.latents)

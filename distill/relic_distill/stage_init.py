@@ -79,13 +79,13 @@ class InitStage(WorldStage):
                 f"{sampler.steps} at {sampler.shift:g}: sample new ones"
             )
 
-    def backward(self, step: int) -> dict[str, float]:
-        """One step on stored paths, or on clips for consistency distillation."""
+    def backward(self, step: int, part: int = 0) -> dict[str, float]:
+        """A part of one step on stored paths, or on clips for consistency distillation."""
         if self.paths is None or self.init.forcing == "consistency":
-            return super().backward(step)
+            return super().backward(step, part)
         phase = self.config.phases[0]
-        generator = torch_generator(self.config.seed, step, 1)
-        loss = self.paths_loss(self.paths.draw(phase.batch, step_generator(self.config.seed, step)), generator)
+        generator = torch_generator(self.config.seed, step, 1, part)
+        loss = self.paths_loss(self.paths.draw(phase.batch, step_generator(self.config.seed, step, 0, part)), generator)
         loss.backward()
         self._longest = max(self._longest, self.paths.frames)
         return {"loss": float(loss.detach()), "frames": float(self.paths.frames)}

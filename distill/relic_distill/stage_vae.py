@@ -174,15 +174,15 @@ class VaeStage:
             del values["loop"][name]
         return values
 
-    def backward(self, step: int) -> dict[str, float]:
+    def backward(self, step: int, part: int = 0) -> dict[str, float]:
         """One batch's loss and gradients."""
         config = self.config
-        windows_rng = step_generator(config.seed, step, _WINDOW_STREAM)
+        windows_rng = step_generator(config.seed, step, _WINDOW_STREAM, part)
         truth = draw_windows(self.training, config.batch, config.window_frames, windows_rng)
         self.vae.train()
         with torch.set_grad_enabled(not config.decoder_only):
             latents = self.vae.encode(truth)
-        noise = torch.randn(latents.shape, generator=torch_generator(config.seed, step, _NOISE_STREAM))
+        noise = torch.randn(latents.shape, generator=torch_generator(config.seed, step, _NOISE_STREAM, part))
         predicted = self.vae.decode(latents + config.latent_noise * noise)
         squared = (predicted - truth).square().mean()
         absolute = (predicted - truth).abs().mean()

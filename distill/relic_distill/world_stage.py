@@ -175,19 +175,19 @@ class WorldStage(ABC):
         del values["loop"]
         return values
 
-    def backward(self, step: int) -> dict[str, float]:
-        """One step of the phase that `step` belongs to."""
-        batch = self.draw(step)
-        loss = self.loss(batch, torch_generator(self.config.seed, step, 1))
+    def backward(self, step: int, part: int = 0) -> dict[str, float]:
+        """A part of one step of the phase that `step` belongs to."""
+        batch = self.draw(step, part)
+        loss = self.loss(batch, torch_generator(self.config.seed, step, 1, part))
         loss.backward()
         return {"loss": float(loss.detach()), "frames": float(batch.latents.shape[2])}
 
-    def draw(self, step: int) -> ClipBatch:
-        """The runs of a step, as long as its phase says."""
+    def draw(self, step: int, part: int = 0) -> ClipBatch:
+        """The runs of a step's part, as long as its phase says."""
         phases = self.config.phases
         phase = next((phase for phase in phases if step < phase.until_step), phases[-1])
         self._longest = max(earlier.frames for earlier in phases[: phases.index(phase) + 1])
-        return self.train_clips.draw(phase.batch, phase.frames, step_generator(self.config.seed, step))
+        return self.train_clips.draw(phase.batch, phase.frames, step_generator(self.config.seed, step, 0, part))
 
     @abstractmethod
     def loss(self, batch: ClipBatch, generator: torch.Generator) -> Tensor:

@@ -49,9 +49,9 @@ class LineStage:
     def describe(self) -> dict[str, Any]:
         return {"stage": "line", "seed": self.seed, "sizes": (3, 6, 5)}
 
-    def backward(self, step: int) -> dict[str, float]:
+    def backward(self, step: int, part: int = 0) -> dict[str, float]:
         time.sleep(self.pause)
-        x = torch.randn(8, 3, 4, 4, generator=torch_generator(self.seed, step))
+        x = torch.randn(8, 3, 4, 4, generator=torch_generator(self.seed, step, 0, part))
         x = x.contiguous(memory_format=torch.channels_last)
         target = x.flatten(1)[:, :5] * 2
         loss = (self.net(x) - target).square().mean()

@@ -74,10 +74,10 @@ def test_an_interrupted_run_resumes_to_the_same_bits(encoded: Path, tmp_path: Pa
 def stop_after(part: CausalStage, steps: int):  # type: ignore[no-untyped-def]
     original = part.backward
 
-    def backward(step: int) -> dict[str, float]:
+    def backward(step: int, part: int = 0) -> dict[str, float]:
         if step >= steps:
             raise KeyboardInterrupt
-        return original(step)
+        return original(step, part)
 
     return backward
 

@@ -10,22 +10,22 @@ from relic.checkpoint import load_checkpoint, save_checkpoint
 from relic.config import SamplerConfig
 from relic.flow_matching import add_noise, sampling_sigmas
 from relic_distill.bidirectional import DropConfig, drop_conditions
-from relic_distill.loop import step_generator, torch_generator
+from relic_distill.loop import step_generator, torch_generator, train
 from relic_distill.runs import Files, draw_trajectories, train_dmd, train_init, train_teacher
 from relic_distill.smoke import tiny_causal
 from relic_distill.stage_causal import CausalStage
 from relic_distill.stage_dmd import DmdStage, DmdTrainConfig
 from relic_distill.stage_init import InitStage, InitTrainConfig
-from relic_distill.stage_teacher import TRAINED_FRAMES, TeacherTrainConfig, trained_frames_of
+from relic_distill.stage_teacher import TRAINED_FRAMES, TeacherStage, TeacherTrainConfig, trained_frames_of
 from relic_distill.trajectories import TrajectoryConfig, TrajectoryDataset
-from relic_distill.world_stage import Phase, WorldTrainConfig
+from relic_distill.world_stage import Phase, WorldStage, WorldTrainConfig
 from tests.tiny_networks import ingredients
 
 PATHS = TrajectoryConfig(count=5, frames=4, batch=2, steps=6, student_steps=2, guidance=1.5)
 
 
 def settings(base: WorldTrainConfig) -> dict[str, object]:
-    return {field.name: getattr(base, field.name) for field in dataclasses.fields(base)}
+    return {field.name: getattr(base, field.name) for field in dataclasses.fields(WorldTrainConfig)}
 
 
 def teacher_config(steps: int = 6) -> TeacherTrainConfig:
@@ -170,6 +170,38 @@ def test_a_critic_that_is_the_teacher_moves_nothing(encoded: Path, teacher: Path
     generator = torch_generator(0, 0)
     difference = stage.difference(batch, stage.start_guide(batch, generator), generator)
     assert float(difference.abs().max()) == 0.0
+
+
+@pytest.mark.parametrize("kind", ["teacher", "init", "dmd"])
+def test_an_interrupted_stage_resumes_to_the_same_bits(
+    encoded: Path, teacher: Path, paths: Path, tmp_path: Path, kind: str
+) -> None:
+    given = ingredients(encoded)
+
+    def stage() -> WorldStage:
+        if kind == "teacher":
+            return TeacherStage(teacher_config(), given, None)
+        base = settings(tiny_causal(6))
+        if kind == "init":
+            return InitStage(InitTrainConfig(**base), given, teacher, TrajectoryDataset(paths))  # type: ignore[arg-type]
+        return DmdStage(DmdTrainConfig(**base, critic_updates=1), given, teacher, teacher)  # type: ignore[arg-type]
+
+    whole, part = stage(), stage()
+    loop = dataclasses.replace(whole.config.loop, checkpoint_steps=3)
+    train(whole, loop, tmp_path / "whole", progress_bar=False)
+    original = part.backward
+
+    def until_killed(step: int, share: int = 0) -> dict[str, float]:
+        if step == 4:
+            raise KeyboardInterrupt
+        return original(step, share)
+
+    part.backward = until_killed  # type: ignore[method-assign]
+    with pytest.raises(KeyboardInterrupt):
+        train(part, loop, tmp_path / "parts", progress_bar=False)
+    train(stage(), loop, tmp_path / "parts", progress_bar=False)
+    a, b = (load_checkpoint(tmp_path / name / "latest.safetensors")[0] for name in ("whole", "parts"))
+    assert [name for name in a if not torch.equal(a[name], b[name])] == []
 
 
 def test_conditions_are_dropped_run_by_run(encoded: Path) -> None:
