@@ -130,6 +130,11 @@ COMMANDS: Final = (
         children=(
             Command(name="block", summary="time of a block as history grows", module="relic_app.commands.bench_block"),
             Command(name="parts", summary="what a block's time is spent on", module="relic_app.commands.bench_parts"),
+            Command(
+                name="replay",
+                summary="memory and time of replayed back-propagation",
+                module="relic_app.commands.bench_replay",
+            ),
             Command(name="page", summary="frame rate and latency in a browser", module="relic_app.commands.bench_page"),
         ),
     ),
