@@ -173,7 +173,7 @@ def _release(circle: Circle, at: _Folders) -> Outcome:
     done = json.loads((at.out / MANIFEST).read_text(encoding="utf-8"))["done"]
     minutes = {name: round(stage["seconds"] / 60, 1) for name, stage in done.items()}
     provenance = {"data_seed": circle.render.seed, "minutes": minutes}
-    release(at.weights("dmd", "best"), at.files.vae, at.out / "weights", provenance, depth=at.files.depth)
+    release(at.out / "dmd", at.files.vae, at.out / "weights", provenance, depth=at.files.depth)
     return "finished"
 
 

@@ -15,6 +15,7 @@ from relic.config import RelicConfig, from_json, to_json
 from relic.reprojection.config import Preference
 from relic.vae.tiny_vae import TinyVae
 from relic.weights import Manifest, write_manifest
+from relic_distill.model_card import write_card
 
 WORLD_FILE = "mini-world.safetensors"
 VAE_FILE = "mini-vae.safetensors"
@@ -32,7 +33,7 @@ def release(
     steps: int | None = None,
     prefer: Preference | None = None,
 ) -> Manifest:
-    """Write `mini-world.safetensors`, `mini-vae.safetensors`, `mini-depth.safetensors` and `manifest.json`.
+    """Write `mini-world`, `mini-vae` and `mini-depth.safetensors`, `manifest.json`, and the facts of `MODEL_CARD.md`.
 
     The tensors of world and depth network become bfloat16; the auto-encoder, which is small and paints the picture,
     stays as trained.
@@ -40,7 +41,7 @@ def release(
     match, never a wrong world that loads.
 
     Args:
-        world: exported weights of the world model.
+        world: exported weights of the world model, or the folder of a run: its best by validation.
         vae: exported weights of the auto-encoder it was trained on.
         folder: where the weights go; created if absent.
         provenance: free values for the manifest (recipe, data seed, hours, measured figures).
@@ -51,6 +52,7 @@ def release(
     Raises:
         ValueError: when a file would be larger than 40 MB, or the two do not belong together.
     """
+    world = world / "best.safetensors" if world.is_dir() else world
     commit = git_commit()  # before this changes the checkout itself
     state, values = load_checkpoint(world)
     config = _as_played(from_json(RelicConfig, values), steps, prefer)
@@ -72,13 +74,15 @@ def release(
     if depth is not None:
         network, sizes = load_checkpoint(depth)
         save_checkpoint(folder / DEPTH_FILE, {name: _half(tensor) for name, tensor in network.items()}, sizes)
-    return write_manifest(
+    manifest = write_manifest(
         folder,
         WORLD_FILE,
         VAE_FILE,
         {"git_commit": commit, **provenance},
         depth=None if depth is None else DEPTH_FILE,
     )
+    write_card(folder, manifest)
+    return manifest
 
 
 def _as_played(config: RelicConfig, steps: int | None, prefer: Preference | None) -> RelicConfig:

@@ -9,7 +9,10 @@ from pathlib import Path
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `relic distill release`."""
     parser.add_argument(
-        "--world", type=Path, required=True, help="exported world weights, such as RUN/latest.safetensors"
+        "--world",
+        type=Path,
+        required=True,
+        help="exported world weights, or the folder of a run: its best by validation",
     )
     parser.add_argument("--vae", type=Path, required=True, help="the VAE it was trained on")
     parser.add_argument("--depth", type=Path, help="the depth network, for a world with reprojection")
