@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from relic.actions import (
     NUM_ACTIONS,
@@ -155,12 +156,20 @@ class WorldEngine:
             noise=torch.randn(*size, config.model.latent_height, config.model.latent_width, generator=generator),
             seed=_block_seed(self._seed, self._blocks, 1),
         )
-        latents = draw_block(model, self._memory, draw, self._text, config.sampler)
-        pixels = self._screen.show(latents, camera)
+        shown: list[Tensor] = []
+        screen = self._screen
+        draw_block(
+            model,
+            self._memory,
+            draw,
+            self._text,
+            config.sampler,
+            lambda latents: shown.append(screen.show(latents, camera)),
+        )
         self._pose = path[len(path) - 1]
         self._blocks += 1
         return StepResult(
-            frames=tensor_to_frames(pixels)[0],
+            frames=tensor_to_frames(shown[0])[0],
             poses=path,
             block_index=self._blocks - 1,
             seconds=time.perf_counter() - began,

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -22,6 +23,7 @@ from relic.memory.kv_cache import KVMemory
 from relic.model.conditioning import CameraConditioning
 from relic.model.transformer import Control, RelicTransformer, TextKV
 from relic.screen import Screen
+from relic.side_thread import alongside
 
 _SEEDS = 2**62
 
@@ -123,7 +125,12 @@ class Block:
 
 
 def draw_block(
-    model: RelicTransformer, memory: KVMemory, draw: BlockDraw, text: TextKV, sampler: SamplerConfig
+    model: RelicTransformer,
+    memory: KVMemory,
+    draw: BlockDraw,
+    text: TextKV,
+    sampler: SamplerConfig,
+    show: Callable[[Tensor], object] | None = None,
 ) -> Tensor:
     """Draw a block and commit it, by a clean pass or with the keys and values of the last denoising pass.
 
@@ -133,6 +140,7 @@ def draw_block(
         draw: noise, control and guide.
         text: embedded prompt.
         sampler: steps and schedule.
+        show: called with the clean latents, where a core is idle while they are committed.
 
     Returns:
         `(B, C, F, h, w)` clean latents.
@@ -141,10 +149,11 @@ def draw_block(
     context = MemoryContext(memory, model.config, draw.noise.shape[2])
     generator = torch.Generator(draw.noise.device).manual_seed(draw.seed)
     latents = denoise_block(model, context, control, text, draw.noise, sampler, generator, draw.exit_step)
-    if sampler.commit == "clean":
-        commit_block(model, memory, control, text, latents, sampler.commit_sigma)
-    else:
-        memory.append(*context.own_kv)
+    with alongside(lambda: None if show is None else show(latents)):
+        if sampler.commit == "clean":
+            commit_block(model, memory, control, text, latents, sampler.commit_sigma)
+        else:
+            memory.append(*context.own_kv)
     return latents
 
 
@@ -197,7 +206,6 @@ def rollout(
             seed=int(torch.randint(_SEEDS, (), generator=generator, device=generator.device)),
             exit_step=exit_step,
         )
-        latents = draw_block(model, memory, draw, text, sampler)
-        if screen is not None:
-            screen.show(latents, block_camera)
+        show = None if screen is None else partial(screen.show, camera=block_camera)
+        latents = draw_block(model, memory, draw, text, sampler, show)
         yield Block(latents=latents, draw=draw)

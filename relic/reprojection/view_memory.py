@@ -28,7 +28,7 @@ class View:
         depth: `(H, W)` z-depth, metres.
         rotation_w2c: `(3, 3)`.
         position: `(3,)`, metres.
-        points: `(P, 3)` a coarse grid of the world points it shows.
+        points: `(3, P)` a coarse grid of the world points it shows.
         time: latent frame it was shown at.
     """
 
@@ -63,16 +63,16 @@ class ViewFinder:
         )
 
     def points(self, depth: Tensor, rotations_w2c: Tensor, positions: Tensor) -> Tensor:
-        """World points `(K, P, 3)` at the cell centres of views with depth `(K, H, W)`."""
+        """World points `(K, 3, P)` at the cell centres of views with depth `(K, H, W)`."""
         half = _CELL // 2
         centres = depth[:, half::_CELL, half::_CELL].flatten(1)
-        return (centres[..., None] * self._coarse.rays) @ rotations_w2c + positions.unsqueeze(1)
+        return self._coarse.points(centres, rotations_w2c, positions)
 
     def coverage(self, points: Tensor, view_positions: Tensor, rotations_w2c: Tensor, positions: Tensor) -> Tensor:
         """Share of a wanted picture's cells that each view's points fall into, less where they were seen from afar.
 
         Args:
-            points: `(K, P, 3)`.
+            points: `(K, 3, P)`.
             view_positions: `(K, 3)`, where the views were taken.
             rotations_w2c: `(K, 3, 3)` wanted, one a view.
             positions: `(K, 3)` wanted, metres.
@@ -84,8 +84,8 @@ class ViewFinder:
         x, y, z = self._coarse.project(points, rotations_w2c, positions)
         inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows) & (z > 0)
         cell = torch.where(inside, y.floor().long() * columns + x.floor().long(), rows * columns)
-        wanted = (points - positions.unsqueeze(1)).norm(dim=-1)
-        taken = (points - view_positions.unsqueeze(1)).norm(dim=-1).clamp(min=1e-3)
+        wanted = (points - positions.unsqueeze(-1)).norm(dim=-2)
+        taken = (points - view_positions.unsqueeze(-1)).norm(dim=-2).clamp(min=1e-3)
         quality = (wanted / taken).clamp(max=1.0)
         hits = points.new_zeros((len(points), rows * columns + 1))
         hits.scatter_reduce_(1, cell, quality, "amax")

@@ -54,7 +54,7 @@ class Warped:
 
 
 class Camera:
-    """Rays of a pinhole camera as tensors, at the picture's resolution.
+    """Rays of a pinhole camera as tensors, at the picture's resolution; points lie as rows x, y, z.
 
     Args:
         intrinsics: of every picture; both sides even.
@@ -67,16 +67,15 @@ class Camera:
         if intrinsics.width % _COARSE or intrinsics.height % _COARSE:
             raise ValueError(f"a picture of {intrinsics.height}x{intrinsics.width} needs even sides")
         self.intrinsics = intrinsics
-        self.rays = torch.from_numpy(pixel_rays(intrinsics).astype(np.float32)).flatten(0, 1)
+        self.rays = torch.from_numpy(pixel_rays(intrinsics).astype(np.float32)).flatten(0, 1).T.contiguous()
 
-    def points(self, views: Views) -> Tensor:
-        """World points under the pixels of every view: `(N, S, H W, 3)`."""
-        seen = views.depth.flatten(2)[..., None] * self.rays
-        return seen @ views.rotations_w2c + views.positions.unsqueeze(2)
+    def points(self, depth: Tensor, rotations_w2c: Tensor, positions: Tensor) -> Tensor:
+        """World points `(..., 3, P)` under pixels of depth `(..., P)`, seen by cameras `(..., 3, 3)`, `(..., 3)`."""
+        return rotations_w2c.transpose(-1, -2) @ (depth.unsqueeze(-2) * self.rays) + positions.unsqueeze(-1)
 
     def project(self, points: Tensor, rotations_w2c: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Pixel x, y and depth `(..., P)` of world points `(..., P, 3)` seen by cameras `(..., 3, 3)`, `(..., 3)`."""
-        x, y, z = ((points - positions.unsqueeze(-2)) @ rotations_w2c.transpose(-1, -2)).unbind(-1)
+        """Pixel x, y and depth `(..., P)` of world points `(..., 3, P)` seen by cameras `(..., 3, 3)`, `(..., 3)`."""
+        x, y, z = (rotations_w2c @ (points - positions.unsqueeze(-1))).unbind(-2)
         near = z.clamp(min=_NEAREST_M)
         camera = self.intrinsics
         return x / near * camera.fx + camera.cx, y / near * camera.fy + camera.cy, z
@@ -96,7 +95,8 @@ def splat_depth(camera: Camera, views: Views, rotations_w2c: Tensor, positions: 
     """
     count, wanted = positions.shape[:2]
     height, width = camera.intrinsics.height // _COARSE, camera.intrinsics.width // _COARSE
-    points = camera.points(views).flatten(1, 2).unsqueeze(1)
+    seen = camera.points(views.depth.flatten(2), views.rotations_w2c, views.positions)
+    points = seen.transpose(1, 2).flatten(2).unsqueeze(1)
     x, y, z = camera.project(points, rotations_w2c, positions)
     column, row = (x / _COARSE).floor().long(), (y / _COARSE).floor().long()
     inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (z > _NEAREST_M)
@@ -130,8 +130,7 @@ def warp_views(
     height, width = camera.intrinsics.height, camera.intrinsics.width
     depth = splat_depth(camera, views, rotations_w2c, positions).flatten(2)
     known = depth.isfinite()
-    rays = torch.where(known, depth, 1.0)[..., None] * camera.rays
-    points = (rays @ rotations_w2c + positions.unsqueeze(2)).flatten(1, 2)
+    points = camera.points(torch.where(known, depth, 1.0), rotations_w2c, positions).transpose(1, 2).flatten(2)
     picture = views.pictures.new_zeros((count, 3, wanted * height * width))
     source = torch.full((count, wanted * height * width), -1, dtype=torch.long)
     open_pixels = known.flatten(1)

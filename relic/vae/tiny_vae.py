@@ -87,7 +87,7 @@ class Block(nn.Module):
         moving, staying = y[:, : self.shifted], y[:, self.shifted :]
         if past is None:
             past = torch.zeros_like(moving[:batch])
-        y = torch.cat([torch.cat([past, moving[:-batch]]), staying], dim=1)
+        y = _channels_last(torch.cat([torch.cat([past, moving[:-batch]]), staying], dim=1))
         y = self.narrow(F.silu(self.widen(self.depthwise(y))))
         return x + y, moving[-batch:].clone()
 

@@ -69,7 +69,7 @@ def test_a_textured_wall_is_painted_where_it_stands(pan: float, tilt: float, pos
     known = warped.view[0, 0] == 0
     rays = torch.from_numpy(pixel_rays(INTRINSICS)).float() @ rotation
     points = place + rays * depth[..., None]
-    x, y, _ = CAMERA.project(points.flatten(0, 1), torch.eye(3), torch.zeros(3))
+    x, y, _ = CAMERA.project(points.flatten(0, 1).T, torch.eye(3), torch.zeros(3))
     inside = ((x > 2) & (x < 158) & (y > 2) & (y < 94)).view(96, 160)
     outside = ((x < -2) | (x > 162) | (y < -2) | (y > 98)).view(96, 160)
     assert known[inside].float().mean() > 0.99

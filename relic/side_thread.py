@@ -1,0 +1,47 @@
+"""A second thread for work that does not wait for the first: a process that computes with one leaves a core idle."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import cache
+
+import torch
+
+
+def has_idle_core() -> bool:
+    """Whether torch computes with one thread on a machine that lends this process more cores."""
+    return torch.get_num_threads() == 1 and len(os.sched_getaffinity(0)) > 1
+
+
+@contextmanager
+def alongside(job: Callable[[], object]) -> Iterator[None]:
+    """Run `job` while the body of the `with` runs, or after it where no core is idle; done when the `with` ends.
+
+    The two must not depend on each other; results are the same bits either way. The job runs under the caller's
+    gradient modes, and its exception is raised at the end of the body, unless the body raises one of its own.
+    """
+    if not has_idle_core():
+        yield
+        job()
+        return
+    inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+
+    def under_the_same_modes() -> None:
+        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+            job()
+
+    future = _helper().submit(under_the_same_modes)
+    try:
+        yield
+    except BaseException:
+        future.exception()
+        raise
+    future.result()
+
+
+@cache
+def _helper() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="relic-side")
