@@ -63,7 +63,7 @@ def mini_causal_longer(minutes: float) -> CausalTrainConfig:
         mini_causal(minutes),
         loop=LoopConfig(minutes=minutes, warmup=30, decay=0.6, checkpoint_minutes=10),
         phases=(
-            Phase(until_step=400, frames=FIVE_SECONDS, batch=2),
+            Phase(until_step=150, frames=FIVE_SECONDS, batch=2),
             Phase(until_step=12000, frames=TEN_SECONDS, batch=1),
         ),
         guide=GuideConfig(swap_chance=0.75),
