@@ -32,14 +32,16 @@ class Files:
         data: folder written by `relic data encode`.
         vae: the auto-encoder it was encoded with.
         depth: the depth network of a world with reprojection.
+        text_encoder: of captions; MiniLM when left out.
     """
 
     data: Path
     vae: Path
     depth: Path | None = None
+    text_encoder: TextEncoder | None = None
 
 
-def gather(config: _Config, files: Files, text_encoder: TextEncoder | None = None) -> tuple[_Config, Ingredients]:
+def gather(config: _Config, files: Files) -> tuple[_Config, Ingredients]:
     """Load a run's ingredients, and the configuration with the sizes they turn out to have.
 
     Raises:
@@ -51,7 +53,7 @@ def gather(config: _Config, files: Files, text_encoder: TextEncoder | None = Non
     world = dataclasses.replace(config.world, vae=copy.copy(vae.config))
     if world.reprojection is not None and depth is not None:
         world = dataclasses.replace(world, reprojection=dataclasses.replace(world.reprojection, depth=depth.config))
-    encoder = text_encoder or MiniLMEncoder(world.model.text_tokens)
+    encoder = files.text_encoder or MiniLMEncoder(world.model.text_tokens)
     given = Ingredients(data=files.data, vae=vae, text_encoder=encoder, depth=depth)
     return dataclasses.replace(config, world=world), given
 
@@ -62,7 +64,6 @@ def train_causal(
     out: Path,
     *,
     init: Path | None = None,
-    text_encoder: TextEncoder | None = None,
 ) -> Outcome:
     """Train, or go on training, the causal world model.
 
@@ -71,7 +72,6 @@ def train_causal(
         files: what to train with.
         out: folder of the run, see `relic_distill.loop.train`.
         init: exported weights to start from; ignored once `out` holds a checkpoint.
-        text_encoder: of captions; MiniLM when left out.
 
     Returns:
         "finished" or "interrupted".
@@ -79,7 +79,7 @@ def train_causal(
     Raises:
         ValueError: when data, checkpoints and configuration do not fit together.
     """
-    config, given = gather(config, files, text_encoder)
+    config, given = gather(config, files)
     return train(CausalStage(config, given, init), config.loop, out)
 
 
@@ -89,10 +89,9 @@ def train_teacher(
     out: Path,
     *,
     init: Path | None = None,
-    text_encoder: TextEncoder | None = None,
 ) -> Outcome:
     """Train, or go on training, the bidirectional teacher; arguments, result and errors as `train_causal`'s."""
-    config, given = gather(config, files, text_encoder)
+    config, given = gather(config, files)
     return train(TeacherStage(config, given, init), config.loop, out)
 
 
@@ -102,12 +101,10 @@ def draw_trajectories(
     files: Files,
     teacher: Path,
     out: Path,
-    *,
-    text_encoder: TextEncoder | None = None,
 ) -> None:
     """Sample, or go on sampling, a trained teacher's paths; see `relic_distill.trajectories.sample_trajectories`."""
     trained = trained_frames_of(teacher)
-    config, given = gather(config, files, text_encoder)
+    config, given = gather(config, files)
     stage = TeacherStage(config, given, teacher)
     stage.model.eval()
     sample_trajectories(sampling, stage, teacher, trained, out)
@@ -120,7 +117,6 @@ def train_init(
     *,
     teacher: Path,
     paths: Path | None = None,
-    text_encoder: TextEncoder | None = None,
 ) -> Outcome:
     """Train, or go on training, the student's initialisation.
 
@@ -130,7 +126,6 @@ def train_init(
         out: folder of the run.
         teacher: exported weights to start from (and, for consistency distillation, to follow: a causal network).
         paths: folder of trajectories; not needed for consistency distillation.
-        text_encoder: of captions; MiniLM when left out.
 
     Returns:
         "finished" or "interrupted".
@@ -138,7 +133,7 @@ def train_init(
     Raises:
         ValueError: when data, checkpoints and configuration do not fit together.
     """
-    config, given = gather(config, files, text_encoder)
+    config, given = gather(config, files)
     stage = InitStage(config, given, teacher, None if paths is None else TrajectoryDataset(paths))
     return train(stage, config.loop, out)
 
@@ -150,7 +145,6 @@ def train_dmd(
     *,
     student: Path,
     teacher: Path,
-    text_encoder: TextEncoder | None = None,
 ) -> Outcome:
     """Train, or go on training, the distilled student.
 
@@ -160,7 +154,6 @@ def train_dmd(
         out: folder of the run.
         student: exported weights that the student starts from.
         teacher: exported weights that score the data: a teacher's, or a causal network's for causal scores.
-        text_encoder: of captions; MiniLM when left out.
 
     Returns:
         "finished" or "interrupted".
@@ -168,5 +161,5 @@ def train_dmd(
     Raises:
         ValueError: when data, checkpoints and configuration do not fit together.
     """
-    config, given = gather(config, files, text_encoder)
+    config, given = gather(config, files)
     return train(DmdStage(config, given, student, teacher), config.loop, out)

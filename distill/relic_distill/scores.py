@@ -4,41 +4,58 @@
 `causal` asks networks trained by teacher forcing, with the guides that the student had; a causal teacher knows what a
 bidirectional one of the same size must still learn (Causal Forcing, arXiv 2602.02214).
 
-Axes: B batch, C latent channels, T latent frames, h, w latent cells, G guide channels.
+Axes: B batch, C latent channels, T latent frames, h, w latent cells, G guide channels, S text tokens.
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
 
 from relic.config import RelicConfig
 from relic.model.transformer import RelicTransformer
-from relic_distill.bidirectional import noised_video, video_loss, video_x0
+from relic_distill.bidirectional import video_loss, video_x0
 from relic_distill.causal_loss import ClipBatch, NoiseConfig, causal_x0, teacher_forcing_loss
 
 ScoreKind = Literal["video", "causal"]
 
 
-class Score(Protocol):
-    """What a network that scores videos is asked."""
+@dataclass(frozen=True, kw_only=True)
+class NoisedVideo:
+    """Generated videos at one noise level each, as networks are asked about them.
 
-    def predict(
-        self,
-        model: RelicTransformer,
-        batch: ClipBatch,
-        noise: Tensor,
-        sigma: Tensor,
-        guide: Tensor | None,
-        null_text: Tensor,
-        guidance: float,
-    ) -> Tensor:
-        """Clean latents `(B, C, T, h, w)` as predicted from the batch's noised to `sigma` `(B,)`; frame 0 is kept."""
-        ...
+    Attributes:
+        batch: the clean videos, their camera and text.
+        noisy: `(B, C, T, h, w)`; frame 0, the start picture, is clean.
+        sigma: `(B,)` noise level of all other frames.
+        guide: `(B, G, T - 1, h, w)` of the frames after the first; None without.
+    """
 
+    batch: ClipBatch
+    noisy: Tensor
+    sigma: Tensor
+    guide: Tensor | None
+
+
+class Score(ABC):
+    """A way to ask networks about videos, and to train one to answer."""
+
+    @abstractmethod
+    def x0(self, model: RelicTransformer, video: NoisedVideo, null_text: Tensor, guidance: float) -> Tensor:
+        """Clean latents `(B, C, T, h, w)` as predicted; frame 0 is kept.
+
+        Args:
+            model: asked.
+            video: about which.
+            null_text: `(S, D)` of the empty prompt.
+            guidance: classifier-free guidance scale; 1 for none.
+        """
+
+    @abstractmethod
     def loss(
         self,
         model: RelicTransformer,
@@ -48,12 +65,11 @@ class Score(Protocol):
         guide: Tensor | None,
     ) -> Tensor:
         """Flow-matching loss that makes the network the score of the batch's latents."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True)
-class VideoScore:
-    """Bidirectional networks over the whole video at one noise level.
+class VideoScore(Score):
+    """Bidirectional networks over the whole video.
 
     Attributes:
         trained_frames: see `relic.model.attention.BidirectionalContext`.
@@ -61,23 +77,14 @@ class VideoScore:
 
     trained_frames: int
 
-    def predict(
-        self,
-        model: RelicTransformer,
-        batch: ClipBatch,
-        noise: Tensor,
-        sigma: Tensor,
-        guide: Tensor | None,
-        null_text: Tensor,
-        guidance: float,
-    ) -> Tensor:
-        """See `Score.predict`."""
+    def x0(self, model: RelicTransformer, video: NoisedVideo, null_text: Tensor, guidance: float) -> Tensor:
+        """See `Score.x0`."""
         return video_x0(
             model,
-            noised_video(batch.latents, noise, sigma),
-            sigma,
-            batch,
-            guide,
+            video.noisy,
+            video.sigma,
+            video.batch,
+            video.guide,
             null_text=null_text,
             guidance=guidance,
             trained_frames=self.trained_frames,
@@ -96,7 +103,7 @@ class VideoScore:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CausalScore:
+class CausalScore(Score):
     """Causal networks over every block beside its clean past, which is the video's own.
 
     Attributes:
@@ -105,25 +112,16 @@ class CausalScore:
 
     world: RelicConfig
 
-    def predict(
-        self,
-        model: RelicTransformer,
-        batch: ClipBatch,
-        noise: Tensor,
-        sigma: Tensor,
-        guide: Tensor | None,
-        null_text: Tensor,
-        guidance: float,
-    ) -> Tensor:
-        """See `Score.predict`."""
+    def x0(self, model: RelicTransformer, video: NoisedVideo, null_text: Tensor, guidance: float) -> Tensor:
+        """See `Score.x0`."""
         return causal_x0(
             model,
-            batch,
-            noised_video(batch.latents, noise, sigma),
-            sigma,
+            video.batch,
+            video.noisy,
+            video.sigma,
             self.world.memory,
             self.world.sampler.block_frames,
-            guide,
+            video.guide,
             null_text=null_text,
             guidance=guidance,
         )

@@ -15,10 +15,11 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from relic_distill.bidirectional import noised_video
 from relic_distill.causal_loss import ClipBatch, NoiseConfig, draw_sigmas
 from relic_distill.dmd import generator_gradient, score_difference
 from relic_distill.loop import torch_generator
-from relic_distill.scores import CausalScore, Score, ScoreKind, VideoScore
+from relic_distill.scores import CausalScore, NoisedVideo, Score, ScoreKind, VideoScore
 from relic_distill.self_forcing import SelfRollout, replay, roll_out
 from relic_distill.stage_teacher import trained_frames_of
 from relic_distill.world_stage import (
@@ -106,8 +107,9 @@ class DmdStage(WorldStage):
         config = self.dmd
         sigma = draw_sigmas((len(video.latents),), config.score_noise, generator)
         noise = torch.randn(video.latents.shape, generator=generator)
-        data = self.score.predict(self.teacher, video, noise, sigma, guide, self.null_text, config.guidance)
-        generated = self.score.predict(self.critic, video, noise, sigma, guide, self.null_text, 1.0)
+        asked = NoisedVideo(batch=video, noisy=noised_video(video.latents, noise, sigma), sigma=sigma, guide=guide)
+        data = self.score.x0(self.teacher, asked, self.null_text, config.guidance)
+        generated = self.score.x0(self.critic, asked, self.null_text, 1.0)
         return score_difference(video.latents, data, generated)
 
     def loss(self, batch: ClipBatch, generator: torch.Generator) -> Tensor:

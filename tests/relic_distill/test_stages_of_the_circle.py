@@ -35,14 +35,18 @@ def teacher_config(steps: int = 6) -> TeacherTrainConfig:
 
 @pytest.fixture(scope="module")
 def files(encoded: Path) -> Files:
-    return Files(data=encoded / "latents", vae=encoded / "vae.safetensors", depth=encoded / "depth.safetensors")
+    return Files(
+        data=encoded / "latents",
+        vae=encoded / "vae.safetensors",
+        depth=encoded / "depth.safetensors",
+        text_encoder=ingredients(encoded).text_encoder,
+    )
 
 
 @pytest.fixture(scope="module")
 def teacher(encoded: Path, files: Files, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("teacher")
-    text_encoder = ingredients(encoded).text_encoder
-    assert train_teacher(teacher_config(), files, out, text_encoder=text_encoder) == "finished"
+    assert train_teacher(teacher_config(), files, out) == "finished"
     return out / "latest.safetensors"
 
 
@@ -60,7 +64,7 @@ def lively(teacher: Path) -> Path:
 @pytest.fixture(scope="module")
 def paths(encoded: Path, files: Files, lively: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("paths")
-    draw_trajectories(PATHS, teacher_config(), files, lively, out, text_encoder=ingredients(encoded).text_encoder)
+    draw_trajectories(PATHS, teacher_config(), files, lively, out)
     return out
 
 
@@ -89,12 +93,11 @@ def test_sampling_goes_on_and_refuses_to_mix(encoded: Path, files: Files, lively
     first = paths / "paths" / "000001.safetensors"
     before = first.read_bytes()
     first.unlink()
-    encoder = ingredients(encoded).text_encoder
-    draw_trajectories(PATHS, teacher_config(), files, lively, paths, text_encoder=encoder)
+    draw_trajectories(PATHS, teacher_config(), files, lively, paths)
     assert first.read_bytes() == before
     other = dataclasses.replace(PATHS, guidance=2.0)
     with pytest.raises(ValueError, match="paths of another teacher or configuration"):
-        draw_trajectories(other, teacher_config(), files, lively, paths, text_encoder=encoder)
+        draw_trajectories(other, teacher_config(), files, lively, paths)
     with pytest.raises(ValueError, match="6 must be a multiple of the student's 4"):
         dataclasses.replace(PATHS, student_steps=4)
 
@@ -106,8 +109,7 @@ def test_regressing_paths_lowers_their_loss(
     config = InitTrainConfig(**{**settings(tiny_causal(40)), "forcing": forcing})  # type: ignore[arg-type]
     dataset, given = TrajectoryDataset(paths), ingredients(encoded)
     fixed = dataset.draw(4, step_generator(1, 0))
-    arguments = {"teacher": teacher, "paths": paths, "text_encoder": given.text_encoder}
-    assert train_init(config, files, tmp_path, **arguments) == "finished"  # type: ignore[arg-type]
+    assert train_init(config, files, tmp_path, teacher=teacher, paths=paths) == "finished"
     losses = []
     for weights in (teacher, tmp_path / "latest.safetensors"):
         stage = InitStage(config, given, weights, dataset)
@@ -131,7 +133,7 @@ def test_consistency_moves_the_student_towards_its_average_after_a_step(
                 parameter -= 1e-3 * parameter.grad / parameter.grad.norm().clamp(min=1e-8)
         after = stage.loss(batch, torch_generator(0, 0))
     assert 0 < after < before.detach()
-    assert train_init(config, files, tmp_path, teacher=lively, text_encoder=given.text_encoder) == "finished"
+    assert train_init(config, files, tmp_path, teacher=lively) == "finished"
 
 
 def test_paths_of_other_noise_levels_are_refused(encoded: Path, teacher: Path, paths: Path) -> None:
@@ -155,8 +157,7 @@ def test_distillation_alternates_between_critic_and_student(
             seen = [parameter.grad is not None for parameter in network.parameters()]
             assert any(seen) == (network is moved)
             network.zero_grad(set_to_none=True)
-    encoder = ingredients(encoded).text_encoder
-    outcome = train_dmd(config, files, tmp_path, student=teacher, teacher=teacher, text_encoder=encoder)
+    outcome = train_dmd(config, files, tmp_path, student=teacher, teacher=teacher)
     assert outcome == "finished"
     state = load_checkpoint(tmp_path / "latest.safetensors")[0]
     assert not torch.equal(state["proj_out.weight"], load_checkpoint(teacher)[0]["proj_out.weight"])
