@@ -98,6 +98,8 @@ class Score:
         seconds: the moments.
         psnr: dB over the pixels whose surface the start picture had shown: what a world can know.
         psnr_walk: dB over the pixels whose surface any earlier true frame had shown; the world had to invent some.
+        sharpness: root mean square difference of neighbouring pixels, as a share of the true frames'.
+        contrast: standard deviation of the pixels, as a share of the true frames'; it grows where colours drift.
         cases: cases with such pixels, at each moment.
     """
 
@@ -105,6 +107,8 @@ class Score:
     seconds: tuple[float, ...]
     psnr: tuple[float, ...]
     psnr_walk: tuple[float, ...]
+    sharpness: tuple[float, ...]
+    contrast: tuple[float, ...]
     cases: tuple[int, ...]
 
 
@@ -178,15 +182,35 @@ def score_case(case: Case, shown: Frames, world: World, moments: Sequence[float]
     Returns:
         One figure a moment, at most 60 dB; NaN where no pixel had been seen before.
     """
-    pixel, fps = world.config.model.frames_per_latent, world.config.fps
     values = []
-    for moment in moments:
-        last = round(moment * fps)
-        group = range(last - pixel + 1, last + 1)
+    pixel = world.config.model.frames_per_latent
+    for group in _frames_at(world, moments):
         earlier = earlier_frames(group[0], pixel) if walk else (0,)
         masks = [covisible_mask(case.depth, case.path, world.intrinsics, frame, earlier) for frame in group]
         values.append(min(PSNR_CAP, psnr(shown[list(group)], case.frames[list(group)], np.stack(masks))))
     return values
+
+
+def look_of_case(case: Case, shown: Frames, world: World, moments: Sequence[float]) -> tuple[list[float], list[float]]:
+    """Sharpness and contrast of one case at each moment, as shares of the truth's; arguments as `score_case`'s."""
+    sharpness, contrast = [], []
+    for group in _frames_at(world, moments):
+        told, true = (film[list(group)].astype(np.float32) for film in (shown, case.frames))
+        sharpness.append(_edges(told) / max(_edges(true), 1e-3))
+        contrast.append(float(told.std()) / max(float(true.std()), 1e-3))
+    return sharpness, contrast
+
+
+def _edges(frames: NDArray[np.float32]) -> float:
+    """Root mean square difference of neighbouring pixels of `(T, H, W, 3)`; a mean would not notice a blurred step."""
+    across, down = np.diff(frames, axis=2), np.diff(frames, axis=1)
+    return float(np.sqrt(np.square(across).mean() + np.square(down).mean()))
+
+
+def _frames_at(world: World, moments: Sequence[float]) -> list[range]:
+    """For each moment (seconds), the four pixel frames that end there."""
+    pixel, fps = world.config.model.frames_per_latent, world.config.fps
+    return [range(round(moment * fps) - pixel + 1, round(moment * fps) + 1) for moment in moments]
 
 
 def evaluate(
@@ -211,14 +235,17 @@ def evaluate(
         films = (roll_out(world, group, seed), reconstruct(world, group), frozen)
         for scores, film in zip(rows.values(), films, strict=True):
             scores += [
-                [score_case(case, shown, world, moments, walk=walk) for walk in (False, True)]
+                [
+                    *(score_case(case, shown, world, moments, walk=walk) for walk in (False, True)),
+                    *look_of_case(case, shown, world, moments),
+                ]
                 for case, shown in zip(group, film, strict=True)
             ]
     return [_mean_score(label, moments, np.array(scores)) for label, scores in rows.items()]
 
 
 def _mean_score(label: str, moments: Sequence[float], values: NDArray[np.float64]) -> Score:
-    """Means over cases of `(cases, 2, moments)` figures; a moment nobody could be scored at is NaN."""
+    """Means over cases of `(cases, 4, moments)` figures; a moment nobody could be scored at is NaN."""
     known = np.isfinite(values)
     means = np.where(known, values, 0.0).sum(axis=0) / np.where(known.any(axis=0), known.sum(axis=0), np.nan)
     return Score(
@@ -226,6 +253,8 @@ def _mean_score(label: str, moments: Sequence[float], values: NDArray[np.float64
         seconds=tuple(moments),
         psnr=tuple(means[0].tolist()),
         psnr_walk=tuple(means[1].tolist()),
+        sharpness=tuple(means[2].tolist()),
+        contrast=tuple(means[3].tolist()),
         cases=tuple(known[:, 0].sum(axis=0).tolist()),
     )
 
@@ -275,12 +304,19 @@ def evaluate_world(config: EvalConfig, data: Path, weights: Path | None, out: Pa
             save_picture(out.with_name(f"{out.stem}-{kind.replace(' ', '-')}.png"), contact_sheet(rows))
     if out is not None:
         write_json(out, {"config": dataclasses.asdict(config), "scores": results})
-    lines += ["", "dB over pixels that the start picture had shown (in brackets: that any earlier frame had shown)."]
+    lines += [
+        "",
+        "dB over pixels that the start picture had shown (in brackets: that any earlier frame had shown); then "
+        "sharpness and contrast as shares of the truth's.",
+    ]
     return "\n".join(lines)
 
 
 def _row(score: Score) -> str:
-    return " | ".join(f"{start:.2f} ({walk:.2f})" for start, walk in zip(score.psnr, score.psnr_walk, strict=True))
+    columns = zip(score.psnr, score.psnr_walk, score.sharpness, score.contrast, strict=True)
+    return " | ".join(
+        f"{start:.2f} ({walk:.2f}), {sharpness:.2f}, {contrast:.2f}" for start, walk, sharpness, contrast in columns
+    )
 
 
 def _batches(cases: Sequence[Case], size: int) -> Iterator[Sequence[Case]]:

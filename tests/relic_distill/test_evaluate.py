@@ -1,5 +1,6 @@
 from collections.abc import Callable
 
+import cv2
 import numpy as np
 import pytest
 
@@ -8,7 +9,15 @@ from relic.camera import CameraPath, actions_from_poses, integrate
 from relic.engine import WorldEngine
 from relic.world import World
 from relic_data.clips import Clip, ClipDataset
-from relic_distill.evaluate import evaluate, forward_case, out_and_back_case, reconstruct, roll_out, with_memory
+from relic_distill.evaluate import (
+    evaluate,
+    forward_case,
+    look_of_case,
+    out_and_back_case,
+    reconstruct,
+    roll_out,
+    with_memory,
+)
 
 FRAMES = 33
 
@@ -75,3 +84,16 @@ def test_memory_policy_is_swapped_and_weights_are_shared() -> None:
     other = with_memory(world, "window")
     assert other.config.memory.policy == "window"
     assert other.model is world.model
+
+
+def test_blur_and_fading_show_in_the_look_of_a_case(clip: Clip) -> None:
+    world, case = World.tiny(seed=1), forward_case(clip, 17)
+    blurred = np.stack([cv2.blur(np.ascontiguousarray(frame), (9, 9)) for frame in case.frames])
+    faded = (case.frames * 0.5 + 64).astype(np.uint8)
+    assert look_of_case(case, case.frames, world, (0.5, 1.0)) == ([1.0, 1.0], [1.0, 1.0])
+    sharpness, contrast = look_of_case(case, blurred, world, (1.0,))
+    assert sharpness[0] < 0.5
+    assert contrast[0] < 0.95
+    sharpness, contrast = look_of_case(case, faded, world, (1.0,))
+    assert sharpness[0] == pytest.approx(0.5, abs=0.02)
+    assert contrast[0] == pytest.approx(0.5, abs=0.02)
