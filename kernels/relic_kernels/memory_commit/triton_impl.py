@@ -1,0 +1,82 @@
+"""The Triton kernel of `memory_commit`: pool, find the scale, quantise, write; keys and values are read once."""
+
+# mypy: disable-error-code="no-untyped-def"
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+from relic_kernels.memory_commit.reference import E4M3_MAX
+
+
+@triton.jit
+def round_to_e4m3(x):
+    """Nearest E4M3 number, ties to even, of float32 within its range; the cast that follows is then exact.
+
+    GPUs round so by themselves; Triton's interpreter loses the carry of a mantissa that rounds up to the next power.
+    """
+    bits = x.to(tl.int32, bitcast=True)
+    normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) & ~0xFFFFF).to(tl.float32, bitcast=True)
+    small = (x + 24576.0) - 24576.0  # 1.5 x 2^14: the sum keeps multiples of 2^-9, the step of subnormal numbers
+    return tl.where(tl.abs(x) < 0.015625, small, normal)
+
+
+@triton.jit
+def _pool_and_quantise(
+    X, OUT, SCALE, frame, head, cell, columns_of_cells, rows, columns, heads, cells,
+    D: tl.constexpr, BLOCK: tl.constexpr, FACTOR: tl.constexpr, LARGEST: tl.constexpr,
+):  # fmt: skip
+    channel = tl.arange(0, BLOCK)
+    inside = channel < D
+    total = tl.zeros((BLOCK,), tl.float32)
+    first_row = (cell // columns_of_cells) * FACTOR
+    first_column = (cell % columns_of_cells) * FACTOR
+    for down in tl.static_range(FACTOR):
+        for across in tl.static_range(FACTOR):
+            row = first_row + down
+            column = first_column + across
+            present = inside & (row < rows) & (column < columns)
+            token = frame * rows * columns + row * columns + column
+            total += tl.load(X + (token * heads + head) * D + channel, mask=present, other=0.0).to(tl.float32)
+    size = tl.minimum(rows - first_row, FACTOR) * tl.minimum(columns - first_column, FACTOR)
+    mean = total / size
+    scale = tl.maximum(tl.max(tl.abs(mean), 0), 1e-12) / LARGEST
+    out = (frame * cells + cell) * heads + head
+    tl.store(SCALE + out, scale)
+    scaled = tl.minimum(tl.maximum(mean / scale, -LARGEST), LARGEST)
+    tl.store(OUT + out * D + channel, round_to_e4m3(scaled).to(OUT.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def memory_commit_kernel(
+    K, V, K_OUT, V_OUT, K_SCALE, V_SCALE, rows, columns, heads, cells, columns_of_cells,
+    D: tl.constexpr, BLOCK: tl.constexpr, FACTOR: tl.constexpr, LARGEST: tl.constexpr,
+):  # fmt: skip
+    """Grid (frames, cells, heads)."""
+    frame = tl.program_id(0).to(tl.int64)
+    cell = tl.program_id(1)
+    head = tl.program_id(2)
+    _pool_and_quantise(
+        K, K_OUT, K_SCALE, frame, head, cell, columns_of_cells, rows, columns, heads, cells, D, BLOCK, FACTOR, LARGEST
+    )
+    _pool_and_quantise(
+        V, V_OUT, V_SCALE, frame, head, cell, columns_of_cells, rows, columns, heads, cells, D, BLOCK, FACTOR, LARGEST
+    )
+
+
+def memory_commit(k: Tensor, v: Tensor, grid: tuple[int, int], factor: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """See `relic_kernels.memory_commit`; k and v contiguous."""
+    frames, _, heads, width = k.shape
+    rows, columns = grid
+    down, across = -(-rows // factor), -(-columns // factor)
+    cells = down * across
+    k_out, v_out = (k.new_empty((frames, cells, heads, width), dtype=torch.float8_e4m3fn) for _ in range(2))
+    k_scale, v_scale = (k.new_empty((frames, cells, heads), dtype=torch.float32) for _ in range(2))
+    memory_commit_kernel[(frames, cells, heads)](
+        k, v, k_out, v_out, k_scale, v_scale, rows, columns, heads, cells, across,
+        D=width, BLOCK=triton.next_power_of_2(width), FACTOR=factor, LARGEST=E4M3_MAX,
+    )  # fmt: skip
+    return k_out, v_out, k_scale, v_scale

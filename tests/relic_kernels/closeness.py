@@ -1,0 +1,29 @@
+"""How near a kernel's numbers are to its reference's in float64."""
+
+import torch
+from torch import Tensor
+
+TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3}
+"""Relative root mean square error allowed for inputs of a dtype."""
+
+
+def relative_rms(found: Tensor, truth: Tensor) -> float:
+    """Root mean square error as a share of the truth's root mean square."""
+    found, truth = found.detach().double(), truth.detach().double()
+    error = (found - truth).square().mean().sqrt()
+    return float(error / truth.square().mean().sqrt().clamp(min=1e-30))
+
+
+def assert_close(name: str, found: Tensor, truth: Tensor, tolerance: float) -> None:
+    """Fail with the operator's name when numbers are not finite or too far apart."""
+    assert found.shape == truth.shape, f"{name}: {tuple(found.shape)} for {tuple(truth.shape)}"
+    assert torch.isfinite(found).all(), f"{name} is not finite"
+    error = relative_rms(found, truth)
+    assert error <= tolerance, f"{name}: relative RMS error {error:.2e} over {tolerance:.0e}"
+
+
+def gradients(outputs: tuple[Tensor, ...], inputs: list[Tensor], seed: int = 0) -> list[Tensor]:
+    """Gradients of a fixed random weighting of the outputs."""
+    generator = torch.Generator().manual_seed(seed)
+    weights = [torch.randn(out.shape, generator=generator, dtype=torch.float64).to(out.dtype) for out in outputs]
+    return list(torch.autograd.grad(outputs, inputs, weights))
