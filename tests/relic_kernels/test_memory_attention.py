@@ -1,0 +1,127 @@
+import pytest
+import torch
+from torch import Tensor
+
+from relic.model.attention import scaled_dot_product
+from relic.model.rope import grid_positions, rotate, rotation
+from relic_kernels import Part, force, memory_attention, memory_commit
+from relic_kernels.memory_attention import reference
+from tests.relic_kernels.closeness import TOLERANCE, assert_close, gradients
+
+pytestmark = pytest.mark.usefixtures("poisoned_memory")
+LENGTHS = [(1, 0, 0), (7, 63, 0), (65, 0, 5), (20, 130, 65), (63, 1, 64)]
+"""Tokens of the block, of the pooled part and of the window."""
+
+
+def turns(tokens: int, width: int) -> Tensor:
+    angle = torch.randn(tokens, width // 2) * 3
+    return torch.stack([angle.cos(), angle.sin()], dim=-1)
+
+
+def part(tokens: int, heads: int, width: int, dtype: torch.dtype, *, quantised: bool = False) -> Part:
+    k, v = (torch.randn(2, tokens, heads, width) for _ in range(2))
+    if quantised and tokens:
+        k_q, v_q, k_scale, v_scale = memory_commit(k, v, (1, tokens), 1)
+        return Part(k=k_q, v=v_q, turns=turns(tokens, width), k_scale=k_scale, v_scale=v_scale)
+    return Part(k=k.to(dtype), v=v.to(dtype), turns=turns(tokens, width))
+
+
+def learnt(given: Part) -> Part:
+    return Part(k=given.k.requires_grad_(), v=given.v.requires_grad_(), turns=given.turns)
+
+
+def exact(q: Tensor, own: Part, parts: list[Part]) -> tuple[Tensor, list[Tensor]]:
+    inputs = [tensor.detach().double().requires_grad_() for tensor in (q, own.k, own.v)]
+    double = Part(k=inputs[1], v=inputs[2], turns=own.turns.double())
+    memory = [
+        [tensor if tensor.dtype == torch.float8_e4m3fn else tensor.double() for tensor in one.tensors] for one in parts
+    ]
+    return reference.memory_attention(inputs[0], double.tensors, memory, q.shape[-1] ** -0.5), inputs
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
+@pytest.mark.parametrize("quantised", [False, True])
+@pytest.mark.parametrize("lengths", LENGTHS, ids=str)
+def test_outputs_and_gradients_are_the_references(
+    lengths: tuple[int, int, int], quantised: bool, dtype: torch.dtype
+) -> None:
+    heads, width = 2, 32
+    own = learnt(part(lengths[0], heads, width, dtype))
+    pooled = part(lengths[1], heads, width, dtype, quantised=quantised)
+    window = part(lengths[2], heads, width, dtype)
+    q = torch.randn(2, lengths[0], heads, width).to(dtype).requires_grad_()
+    with force("triton"):
+        out = memory_attention(q, own, pooled, window)
+        found = gradients((out,), [q, own.k, own.v])
+    truth, inputs = exact(q, own, [pooled, window])
+    assert_close("out", out, truth, TOLERANCE[dtype])
+    for name, one, other in zip(("dq", "dk", "dv"), found, gradients((truth,), inputs), strict=True):
+        assert_close(name, one, other, 4 * TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("width", [64, 128])
+def test_wider_heads(width: int) -> None:
+    own, pooled = learnt(part(9, 1, width, torch.float32)), part(70, 1, width, torch.float32, quantised=True)
+    q = torch.randn(2, 9, 1, width).requires_grad_()
+    with force("triton"):
+        out = memory_attention(q, own, pooled)
+        found = gradients((out,), [q, own.k, own.v])
+    truth, inputs = exact(q, own, [pooled])
+    assert_close("out", out, truth, 2e-6)
+    for one, other in zip(found, gradients((truth,), inputs), strict=True):
+        assert_close("gradient", one, other, 8e-6)
+
+
+@pytest.mark.parametrize("splits", [2, 3, 7])
+def test_a_long_memory_in_shares_is_the_same_attention(splits: int) -> None:
+    own, pooled, window = (part(tokens, 2, 32, torch.float32) for tokens in (5, 200, 30))
+    q = torch.randn(2, 5, 2, 32)
+    with force("triton"):
+        whole, shared = (memory_attention(q, own, pooled, window, splits=count) for count in (1, splits))
+    torch.testing.assert_close(shared, whole, rtol=1e-5, atol=1e-6)
+
+
+def test_the_reference_is_what_the_network_does() -> None:
+    grid, width, heads = (3, 5), 32, 2
+    own, window = part(15, heads, width, torch.float32), part(30, heads, width, torch.float32)
+    space = grid_positions(grid)
+    turn = rotation(torch.arange(3).repeat_interleave(15), space.repeat(3, 1), width, 100.0)
+    q = torch.randn(2, 15, heads, width)
+    keys = rotate(torch.cat([window.k, own.k], dim=1), turn)
+    expected = scaled_dot_product(q, keys, torch.cat([window.v, own.v], dim=1))
+    table = torch.view_as_real(turn)
+    parts = [Part(k=window.k, v=window.v, turns=table[:30]), Part(k=own.k, v=own.v, turns=table[30:])]
+    torch.testing.assert_close(memory_attention(q, parts[1], window=parts[0]), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_reference_has_the_gradients_of_autograd() -> None:
+    own, pooled = learnt(part(6, 2, 32, torch.float32)), part(11, 2, 32, torch.float32)
+    q = torch.randn(2, 6, 2, 32).requires_grad_()
+    truth, inputs = exact(q, own, [pooled])
+    for one, other in zip(
+        gradients((memory_attention(q, own, pooled),), [q, own.k, own.v]), gradients((truth,), inputs), strict=True
+    ):
+        assert_close("gradient", one, other, 8e-6)
+
+
+def test_huge_logits_stay_finite() -> None:
+    own, pooled = part(4, 1, 32, torch.float32), part(70, 1, 32, torch.float32)
+    q = torch.randn(2, 4, 1, 32) * 1e3
+    with force("triton"):
+        out = memory_attention(q, own, pooled)
+    truth, _ = exact(q, own, [pooled])
+    assert_close("out", out, truth, 1e-3)
+
+
+def test_the_operator_is_registered_soundly_and_refuses_what_does_not_fit() -> None:
+    own, pooled = learnt(part(3, 1, 32, torch.float32)), part(5, 1, 32, torch.float32)
+    q = torch.randn(2, 3, 1, 32).requires_grad_()
+    empty = part(0, 1, 32, torch.float32)
+    arguments = (q, own.k, own.v, own.turns, [*pooled.tensors, *empty.tensors], 0.2, 1)
+    torch.library.opcheck(torch.ops.relic.memory_attention.default, arguments)
+    with pytest.raises(ValueError, match=r"pooled\.turns \(4, 16, 2\) must be \(5, 16, 2\)"):
+        memory_attention(q, own, Part(k=pooled.k, v=pooled.v, turns=pooled.turns[:4]))
+    with pytest.raises(ValueError, match="D one of"):
+        memory_attention(q[..., :24], own)
+    with pytest.raises(ValueError, match="pooled has a scale for k alone"):
+        memory_attention(q, own, Part(k=pooled.k, v=pooled.v, turns=pooled.turns, k_scale=torch.ones(2, 5, 1)))
