@@ -55,3 +55,15 @@ def require(condition: bool, message: str) -> None:
 def working_dtype(tensor: Tensor) -> torch.dtype:
     """What an operator computes in: float32, or float64 for a float64 reference."""
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+def has_e4m3(device: torch.device) -> bool:
+    """Whether kernels may name the E4M3 type there; elsewhere they read and write it as bytes, coded by hand."""
+    if device.type != "cuda":
+        return True
+    return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9)
+
+
+def warps_for(block: int) -> int:
+    """Warps of a program that holds rows of `block` numbers in registers."""
+    return 4 if block <= 1024 else 8 if block <= 4096 else 16

@@ -104,6 +104,24 @@ def test_the_reference_has_the_gradients_of_autograd() -> None:
         assert_close("gradient", one, other, 8e-6)
 
 
+def test_memory_read_as_bytes_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    own = learnt(part(6, 1, 32, torch.float32))
+    codes = torch.arange(256, dtype=torch.uint8)
+    codes[codes % 128 == 127] = 0  # not a number
+    k = codes.view(1, 8, 1, 32).expand(2, -1, -1, -1).contiguous().view(torch.float8_e4m3fn)
+    scale = torch.full((2, 8, 1), 0.01)
+    pooled = Part(k=k, v=k.clone(), turns=turns(8, 32), k_scale=scale, v_scale=scale)
+    q = torch.randn(2, 6, 1, 32).requires_grad_()
+    films = []
+    with force("triton"):
+        for typed in (True, False):
+            monkeypatch.setattr("relic_kernels.dispatch.has_e4m3", lambda device, typed=typed: typed)
+            out = memory_attention(q, own, pooled)
+            films.append([out, *gradients((out,), [q, own.k, own.v])])
+    for one, other in zip(*films, strict=True):
+        assert torch.equal(one, other)
+
+
 def test_huge_logits_stay_finite() -> None:
     own, pooled = part(4, 1, 32, torch.float32), part(70, 1, 32, torch.float32)
     q = torch.randn(2, 4, 1, 32) * 1e3

@@ -69,3 +69,16 @@ def test_the_operator_is_registered_soundly_and_refuses_what_does_not_fit() -> N
         memory_commit(k, v, (6, 9), 2)
     with pytest.raises(ValueError, match="factor 3 is not one of"):
         memory_commit(k, v, (6, 10), 3)
+
+
+def test_bytes_coded_by_hand_are_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """GPUs without the type store E4M3 as bytes; every code must come out as PyTorch's."""
+    k, v = drawn((6, 10), scale=3.0)
+    with torch.no_grad():
+        k[0, 0, 0, :6] = torch.tensor([0.0, 1e-4, -1e-4, 3e-3, -2e-3, 5.0])
+    with force("triton"):
+        expected = memory_commit(k, v, (6, 10), 2)
+        monkeypatch.setattr("relic_kernels.dispatch.has_e4m3", lambda device: False)
+        found = memory_commit(k, v, (6, 10), 2)
+    for one, other in zip(found, expected, strict=True):
+        assert torch.equal(one.float(), other.float())

@@ -15,11 +15,13 @@ from relic_kernels.dispatch import blocks_of
 from relic_kernels.memory_attention.triton_impl import (
     BLOCK_M,
     BLOCK_N,
+    LAUNCH,
     _load_halves,
     _load_keys,
     _load_values,
     _logits,
     _scaled,
+    readable,
 )
 
 
@@ -148,17 +150,18 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of q, and of the block's keys and values; all tensors contiguous."""
     batch, rows, heads, width = q.shape
-    pooled, window = memory
+    pooled, window = (readable(part) for part in memory)
     delta = (grad.float() * out.float()).sum(-1).transpose(1, 2).contiguous()
     dq, dk, dv = torch.empty_like(q), torch.empty_like(own[0]), torch.empty_like(own[1])
     query_gradient_kernel[(blocks_of(rows, BLOCK_M), batch * heads)](
         q, grad, lse, delta, *pooled, *window, *own, dq,
         rows, pooled[0].shape[1], window[0].shape[1], own[0].shape[1], heads, softmax_scale,
         D=width, BM=BLOCK_M, BN=BLOCK_N, SCALED0=_scaled(pooled), SCALED1=_scaled(window), SCALED2=_scaled(own),
+        **LAUNCH,
     )  # fmt: skip
     tokens = own[0].shape[1]
     own_gradient_kernel[(blocks_of(tokens, BLOCK_N), batch * heads)](
         q, grad, lse, delta, own[0], own[1], own[2], dk, dv, rows, tokens, heads, softmax_scale,
-        D=width, BM=BLOCK_M, BN=BLOCK_N,
+        D=width, BM=BLOCK_M, BN=BLOCK_N, **LAUNCH,
     )  # fmt: skip
     return dq, dk, dv

@@ -9,19 +9,9 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from relic_kernels import dispatch
+from relic_kernels.e4m3 import to_stored
 from relic_kernels.memory_commit.reference import E4M3_MAX
-
-
-@triton.jit
-def round_to_e4m3(x):
-    """Nearest E4M3 number, ties to even, of float32 within its range; the cast that follows is then exact.
-
-    GPUs round so by themselves; Triton's interpreter loses the carry of a mantissa that rounds up to the next power.
-    """
-    bits = x.to(tl.int32, bitcast=True)
-    normal = ((bits + 0x7FFFF + ((bits >> 20) & 1)) & ~0xFFFFF).to(tl.float32, bitcast=True)
-    small = (x + 24576.0) - 24576.0  # 1.5 x 2^14: the sum keeps multiples of 2^-9, the step of subnormal numbers
-    return tl.where(tl.abs(x) < 0.015625, small, normal)
 
 
 @triton.jit
@@ -47,7 +37,7 @@ def _pool_and_quantise(
     out = (frame * cells + cell) * heads + head
     tl.store(SCALE + out, scale)
     scaled = tl.minimum(tl.maximum(mean / scale, -LARGEST), LARGEST)
-    tl.store(OUT + out * D + channel, round_to_e4m3(scaled).to(OUT.dtype.element_ty), mask=inside)
+    tl.store(OUT + out * D + channel, to_stored(scaled, OUT.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -73,10 +63,11 @@ def memory_commit(k: Tensor, v: Tensor, grid: tuple[int, int], factor: int) -> t
     rows, columns = grid
     down, across = -(-rows // factor), -(-columns // factor)
     cells = down * across
-    k_out, v_out = (k.new_empty((frames, cells, heads, width), dtype=torch.float8_e4m3fn) for _ in range(2))
+    kind = torch.float8_e4m3fn if dispatch.has_e4m3(k.device) else torch.uint8
+    k_out, v_out = (k.new_empty((frames, cells, heads, width), dtype=kind) for _ in range(2))
     k_scale, v_scale = (k.new_empty((frames, cells, heads), dtype=torch.float32) for _ in range(2))
     memory_commit_kernel[(frames, cells, heads)](
         k, v, k_out, v_out, k_scale, v_scale, rows, columns, heads, cells, across,
         D=width, BLOCK=triton.next_power_of_2(width), FACTOR=factor, LARGEST=E4M3_MAX,
     )  # fmt: skip
-    return k_out, v_out, k_scale, v_scale
+    return k_out.view(torch.float8_e4m3fn), v_out.view(torch.float8_e4m3fn), k_scale, v_scale

@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from relic_kernels.dispatch import blocks_of
+from relic_kernels.dispatch import blocks_of, warps_for
 
 CHUNK = 16
 """Rows that one program of a backward kernel sums over."""
@@ -109,19 +109,22 @@ def modulated_norm_forward(x: Tensor, shift: Tensor, scale: Tensor, eps: float) 
     groups, rows, width = x.shape
     out = torch.empty_like(x)
     block = triton.next_power_of_2(width)
-    modulated_norm_fwd_kernel[(groups, rows)](x, shift, scale, out, rows, eps, M=width, BLOCK=block)
+    modulated_norm_fwd_kernel[(groups, rows)](
+        x, shift, scale, out, rows, eps, M=width, BLOCK=block, num_warps=warps_for(block)
+    )
     return out
 
 
 def modulated_norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x, shift and scale."""
     groups, rows, width = x.shape
+    block = triton.next_power_of_2(width)
     chunks = blocks_of(rows, CHUNK)
     dx = torch.empty_like(x)
     dshift, dscale = (x.new_empty((groups, chunks, width), dtype=torch.float32) for _ in range(2))
     modulated_norm_bwd_kernel[(groups, chunks)](
         x, scale, grad, dx, dshift, dscale, rows, chunks, eps,
-        M=width, BLOCK=triton.next_power_of_2(width), CHUNK=CHUNK,
+        M=width, BLOCK=block, CHUNK=CHUNK, num_warps=warps_for(block),
     )  # fmt: skip
     return dx, dshift.sum(1).to(scale.dtype), dscale.sum(1).to(scale.dtype)
 
@@ -129,18 +132,20 @@ def modulated_norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) 
 def gated_residual_forward(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     """See `relic_kernels.gated_residual`; all tensors contiguous."""
     groups, rows, width = x.shape
+    block = triton.next_power_of_2(width)
     out = torch.empty_like(x)
-    gated_residual_fwd_kernel[(groups, rows)](x, y, gate, out, rows, M=width, BLOCK=triton.next_power_of_2(width))
+    gated_residual_fwd_kernel[(groups, rows)](x, y, gate, out, rows, M=width, BLOCK=block, num_warps=warps_for(block))
     return out
 
 
 def gated_residual_backward(grad: Tensor, y: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
     """Gradients of y and gate."""
     groups, rows, width = y.shape
+    block = triton.next_power_of_2(width)
     chunks = blocks_of(rows, CHUNK)
     dy = torch.empty_like(y)
     dgate = y.new_empty((groups, chunks, width), dtype=torch.float32)
     gated_residual_bwd_kernel[(groups, chunks)](
-        y, gate, grad, dy, dgate, rows, chunks, M=width, BLOCK=triton.next_power_of_2(width), CHUNK=CHUNK
+        y, gate, grad, dy, dgate, rows, chunks, M=width, BLOCK=block, CHUNK=CHUNK, num_warps=warps_for(block)
     )
     return dy, dgate.sum(1).to(gate.dtype)

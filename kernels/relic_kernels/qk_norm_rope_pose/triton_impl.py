@@ -13,7 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from relic_kernels.dispatch import blocks_of
+from relic_kernels.dispatch import blocks_of, warps_for
 
 CHUNK = 16
 """Rows whose gradients of the norm's weights one program sums."""
@@ -136,10 +136,11 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """See `relic_kernels.qk_norm_rope_pose`; all tensors contiguous."""
     groups, rows, width = q.shape
+    block = triton.next_power_of_2(width // 2)
     q_out, k_out = torch.empty_like(q), torch.empty_like(k)
     qk_norm_rope_pose_fwd_kernel[(groups, rows)](
         q, k, pose, weight_q, weight_k, rotation, q_out, k_out, rows, pose.shape[1], rotation.shape[0], eps,
-        M=width, HALF=rotation.shape[1], BLOCK=triton.next_power_of_2(width // 2),
+        M=width, HALF=rotation.shape[1], BLOCK=block, num_warps=warps_for(2 * block),
     )  # fmt: skip
     return q_out, k_out
 
@@ -157,13 +158,14 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, pose and the two weights."""
     groups, rows, width = q.shape
+    block = triton.next_power_of_2(width // 2)
     chunks = blocks_of(rows, CHUNK)
     dq, dk = torch.empty_like(q), torch.empty_like(k)
     dwq, dwk = (q.new_empty((groups, chunks, width), dtype=torch.float32) for _ in range(2))
     qk_norm_rope_pose_bwd_kernel[(groups, chunks)](
         q, k, pose, weight_q, weight_k, rotation, grad_q, grad_k, dq, dk, dwq, dwk,
         rows, pose.shape[1], rotation.shape[0], chunks, eps,
-        M=width, HALF=rotation.shape[1], BLOCK=triton.next_power_of_2(width // 2), CHUNK=CHUNK,
+        M=width, HALF=rotation.shape[1], BLOCK=block, CHUNK=CHUNK, num_warps=warps_for(2 * block),
     )  # fmt: skip
     dpose = dq.float() + dk.float()
     if pose.shape[1] == 1:
