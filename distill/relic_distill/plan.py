@@ -125,7 +125,7 @@ def state_bytes(config: WorldTrainConfig) -> tuple[int, int]:
 def measured_flops(seconds: float = 0.4) -> float:
     """Operations a second of a float32 product of two 1024 x 1024 matrices here, median."""
     a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    rates = []
+    rates: list[float] = []
     end = time.monotonic() + seconds
     while time.monotonic() < end or len(rates) < 3:
         started = time.perf_counter()
@@ -170,13 +170,11 @@ def plan_circle(circle: Circle) -> list[str]:
         f"encode: {1 + circle.palindromes} versions of each clip",
     ]
     sampling = circle.trajectories
-    for name, config in (("causal", circle.causal), ("teacher", circle.teacher)):
-        lines += plan_training(name, config, rate)
+    lines += plan_training("causal", circle.causal, rate) + plan_training("teacher", circle.teacher, rate)
     lines.append(
         f"trajectories: {sampling.count} videos of {sampling.frames} latent frames, {sampling.steps} steps each"
     )
-    for name, config in (("init", circle.init), ("dmd", circle.dmd)):
-        lines += plan_training(name, config, rate)
+    lines += plan_training("init", circle.init, rate) + plan_training("dmd", circle.dmd, rate)
     return [*lines, "release: weights, manifest, model card"]
 
 

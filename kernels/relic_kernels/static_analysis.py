@@ -25,6 +25,7 @@ from relic_kernels.dispatch import warps_for
 from relic_kernels.memory_attention import backward
 from relic_kernels.memory_attention import triton_impl as attention
 from relic_kernels.memory_commit import triton_impl as commit
+from relic_kernels.memory_commit.reference import E4M3_MAX
 from relic_kernels.modulated_norm import triton_impl as norm
 from relic_kernels.qk_norm_rope_pose import triton_impl as pose
 
@@ -199,7 +200,7 @@ def _memory_kernels(head: int, stored: str) -> Iterator[Shipped]:
                 **dict.fromkeys(("K", "V"), bf16), **dict.fromkeys(("K_OUT", "V_OUT"), f"*{stored}"),
                 **dict.fromkeys(("K_SCALE", "V_SCALE"), f32),
             },
-            constants={"D": head, "BLOCK": head, "FACTOR": factor, "LARGEST": commit.E4M3_MAX},
+            constants={"D": head, "BLOCK": head, "FACTOR": factor, "LARGEST": E4M3_MAX},
         )  # fmt: skip
 
 

@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
         growth = long.peak_mb / max(short.peak_mb, 1e-9)
         print(f"{kind}: peak memory at {lengths[-1]:g} s is {growth:.2f} times that at {lengths[0]:g} s")
     if options.plot is not None:
-        series = {
+        series: dict[str, list[tuple[float, float]]] = {
             kind: [(seconds, found[2 * index + row].peak_mb) for index, seconds in enumerate(lengths)]
             for row, kind in enumerate(KINDS)
         }

@@ -16,6 +16,8 @@ from relic_kernels.dispatch import chosen, require
 from relic_kernels.memory_attention import reference
 from relic_kernels.memory_attention.parts import Part, empty_part
 
+__all__ = ["Part", "memory_attention"]
+
 WIDTHS = (32, 64, 128)
 _TENSORS_OF_PART = 5
 
@@ -73,7 +75,7 @@ def _forward(
         return reference.memory_attention(q, own, parts, softmax_scale), q.new_empty(0, dtype=torch.float32)
     from relic_kernels.memory_attention import triton_impl
 
-    own, parts = _parts(*(t.contiguous() for t in (k, v, turns)), [tensor.contiguous() for tensor in memory])
+    own, parts = _parts(k.contiguous(), v.contiguous(), turns.contiguous(), [tensor.contiguous() for tensor in memory])
     return triton_impl.forward(q.contiguous(), own, parts, softmax_scale, splits)
 
 
@@ -102,7 +104,7 @@ def _backward(
         return reference.memory_attention_backward(grad, q, own, parts, softmax_scale)
     from relic_kernels.memory_attention import backward
 
-    own, parts = _parts(*(t.contiguous() for t in (k, v, turns)), [tensor.contiguous() for tensor in memory])
+    own, parts = _parts(k.contiguous(), v.contiguous(), turns.contiguous(), [tensor.contiguous() for tensor in memory])
     return backward.backward(grad.contiguous(), out, lse, q.contiguous(), own, parts, softmax_scale)
 
 

@@ -1,6 +1,6 @@
 """Gradients of `memory_attention`: of the queries through all parts, of keys and values of the block alone."""
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
 

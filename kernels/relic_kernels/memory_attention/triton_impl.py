@@ -4,7 +4,7 @@ Keys are loaded as even and odd channels, turned in registers, and multiplied ha
 the memory exists. The three parts are read where they lie, one after another, into one running softmax.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
 

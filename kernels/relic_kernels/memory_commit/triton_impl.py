@@ -1,6 +1,6 @@
 """The Triton kernel of `memory_commit`: pool, find the scale, quantise, write; keys and values are read once."""
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
 

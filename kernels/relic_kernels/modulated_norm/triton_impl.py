@@ -4,7 +4,7 @@ A program takes a chunk of one group's rows and holds a row in registers: every 
 scale and gate are summed over a chunk in registers and over chunks by PyTorch: they come out the same each time.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
 

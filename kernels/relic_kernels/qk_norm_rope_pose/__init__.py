@@ -61,8 +61,8 @@ def _forward(
         return reference.qk_norm_rope_pose(q, k, pose, weight_q, weight_k, rotation, eps)
     from relic_kernels.qk_norm_rope_pose import triton_impl
 
-    tensors = (tensor.contiguous() for tensor in (q, k, pose, weight_q, weight_k, rotation))
-    return triton_impl.forward(*tensors, eps)
+    q, k, pose = q.contiguous(), k.contiguous(), pose.contiguous()
+    return triton_impl.forward(q, k, pose, weight_q.contiguous(), weight_k.contiguous(), rotation.contiguous(), eps)
 
 
 @_forward.register_fake
@@ -88,8 +88,9 @@ def _backward(
         return reference.qk_norm_rope_pose_backward(grad_q, grad_k, q, k, pose, weight_q, weight_k, rotation, eps)
     from relic_kernels.qk_norm_rope_pose import triton_impl
 
-    tensors = (tensor.contiguous() for tensor in (grad_q, grad_k, q, k, pose, weight_q, weight_k, rotation))
-    return triton_impl.backward(*tensors, eps)
+    q, k, pose = q.contiguous(), k.contiguous(), pose.contiguous()
+    weight_q, weight_k, rotation = weight_q.contiguous(), weight_k.contiguous(), rotation.contiguous()
+    return triton_impl.backward(grad_q.contiguous(), grad_k.contiguous(), q, k, pose, weight_q, weight_k, rotation, eps)
 
 
 @_backward.register_fake

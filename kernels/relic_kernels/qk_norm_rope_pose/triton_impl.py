@@ -4,7 +4,7 @@ A program holds a row as its even and its odd channels, so that rotation needs n
 once and writes q and k once.
 """
 
-# mypy: disable-error-code="no-untyped-def"
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
 
 from __future__ import annotations
 
