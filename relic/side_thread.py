@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -13,7 +14,8 @@ import torch
 
 def has_idle_core() -> bool:
     """Whether torch computes with one thread on a machine that lends this process more cores."""
-    return torch.get_num_threads() == 1 and len(os.sched_getaffinity(0)) > 1
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    return torch.get_num_threads() == 1 and cores > 1
 
 
 @contextmanager

@@ -88,7 +88,7 @@ class CausalStage(WorldStage):
         )
         views = batch.views
         if views is not None:
-            film = self.vae.decode(past).clamp(-1, 1)[:, :, :: world.model.frames_per_latent].transpose(1, 2)
+            film = self.shown(past)
             views = replace(views, pictures=torch.cat([film, views.pictures[:, film.shape[1] :]], dim=1))
         return replace(batch, past=past, views=views)
 

@@ -116,8 +116,7 @@ class InitStage(WorldStage):
     def _views(self, clip: ClipBatch) -> Views:
         """What the video shows at the end of each latent frame."""
         assert self.reprojector is not None
-        pixel = self.config.world.model.frames_per_latent
-        pictures = self.vae.decode(clip.latents)[:, :, ::pixel].clamp(-1, 1).transpose(1, 2)
+        pictures = self.shown(clip.latents)
         depth = self.reprojector.see_depth(pictures.flatten(0, 1)).unflatten(0, pictures.shape[:2])
         return Views(
             pictures=pictures,

@@ -243,6 +243,12 @@ class WorldStage(ABC):
         pictures = self.vae.decode(stills.unsqueeze(2))[:, :, 0].clamp(-1, 1)
         return pictures, self.reprojector.see_depth(pictures)
 
+    @torch.no_grad()
+    def shown(self, latents: Tensor) -> Tensor:
+        """The picture at the end of each latent frame of videos: `(B, C, T, h, w)` -> `(B, T, 3, H, W)`."""
+        pixel = self.config.world.model.frames_per_latent
+        return self.vae.decode(latents)[:, :, ::pixel].clamp(-1, 1).transpose(1, 2)
+
     def causal_guide(self, batch: ClipBatch, generator: torch.Generator) -> Tensor | None:
         """Guides `(B, G, T - 1, h, w)` from each block's own past, as in play; None for a world without."""
         return None if self._guide is None or batch.views is None else self._guide(batch.views, batch.camera, generator)

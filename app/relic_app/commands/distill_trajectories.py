@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from relic_app.training_options import files_of
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `relic distill trajectories`."""
@@ -27,7 +29,7 @@ def run(options: argparse.Namespace) -> int:
     import dataclasses
 
     from relic_distill.recipes import TEACHER_RECIPES, TRAJECTORY_RECIPES, find_recipe
-    from relic_distill.runs import Files, draw_trajectories
+    from relic_distill.runs import draw_trajectories
     from relic_distill.world_stage import Phase
 
     sampling = find_recipe(TRAJECTORY_RECIPES, options.recipe, 0.0)
@@ -35,6 +37,5 @@ def run(options: argparse.Namespace) -> int:
         sampling = dataclasses.replace(sampling, count=options.count)
     phase = Phase(until_step=1, frames=sampling.frames, batch=1)
     teacher = dataclasses.replace(find_recipe(TEACHER_RECIPES, options.recipe, 1.0), phases=(phase,))
-    files = Files(data=options.data, vae=options.vae, depth=options.depth)
-    draw_trajectories(sampling, teacher, files, options.teacher, options.out)
+    draw_trajectories(sampling, teacher, files_of(options), options.teacher, options.out)
     return 0
