@@ -6,7 +6,6 @@ every world model trained on them.
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,8 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.optim import AdamW, Optimizer
 
-from relic.checkpoint import load_checkpoint, save_checkpoint, sha256_of
-from relic.config import from_json, to_json
+from relic.checkpoint import save_checkpoint, sha256_of
+from relic.config import to_json
 from relic.pictures import frames_to_tensor, tensor_to_frames
 from relic.vae.config import TEMPORAL_FACTOR, VaeConfig
 from relic.vae.tiny_vae import TinyVae
@@ -43,6 +42,8 @@ class VaeTrainConfig:
 
     Attributes:
         vae: sizes; ignored with `start_from`, which brings its own.
+        encoder_blocks: deepen the encoder of `start_from` to that many blocks at quarter and eighth resolution;
+            the added ones begin as identities, so the first step's latents are those of `start_from`.
         loop: length, schedule and checkpoints.
         batch: windows a step.
         window_frames: pixel frames of a window, 1 + 4k.
@@ -73,6 +74,7 @@ class VaeTrainConfig:
     ema_decay: float = 0.998
     decoder_only: bool = False
     start_from: Path | None = None
+    encoder_blocks: tuple[int, int] | None = None
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -80,6 +82,11 @@ class VaeTrainConfig:
             raise ValueError(f"batch {self.batch} must be >= 1 and window_frames {self.window_frames} be 1 + 4k")
         if self.decoder_only and self.start_from is None:
             raise ValueError("decoder_only needs start_from: a checkpoint whose encoder is to be kept")
+        if self.encoder_blocks is not None and (self.decoder_only or self.start_from is None):
+            raise ValueError(
+                f"encoder_blocks {self.encoder_blocks} deepens the encoder of start_from, which decoder_only keeps: "
+                "give start_from without decoder_only, or set the blocks in vae"
+            )
         for name in ("matrix_lr", "lr", "weight_decay", "mse_weight", "l1_weight", "gradient_weight",
                      "latent_weight", "latent_noise"):  # fmt: skip
             if getattr(self, name) < 0:
@@ -126,6 +133,20 @@ def psnr_of(predicted: Tensor, truth: Tensor) -> Tensor:
     return 10.0 * torch.log10(4.0 / squared)
 
 
+def with_deeper_encoder(vae: TinyVae, blocks: tuple[int, int]) -> TinyVae:
+    """The same function with more encoder blocks, each added one an identity until it is trained.
+
+    Raises:
+        ValueError: for fewer blocks than there are.
+    """
+    present = vae.config.encoder_blocks
+    if any(wanted < had for wanted, had in zip(blocks, present, strict=True)):
+        raise ValueError(f"encoder_blocks {blocks} must be no fewer than the {present} that are there")
+    deeper = TinyVae(dataclasses.replace(vae.config, encoder_blocks=blocks))
+    deeper.load_state_dict(vae.state_dict(), strict=False)
+    return deeper
+
+
 class VaeStage:
     """The harness's view of VAE training; see `relic_distill.loop.Stage`."""
 
@@ -142,9 +163,9 @@ class VaeStage:
 
     def _initial_vae(self) -> TinyVae:
         if self.config.start_from is not None:
-            state, values = load_checkpoint(self.config.start_from)
-            vae = TinyVae(from_json(VaeConfig, values))
-            vae.load_state_dict(state)
+            vae = TinyVae.load(self.config.start_from)
+            if self.config.encoder_blocks is not None:
+                vae = with_deeper_encoder(vae, self.config.encoder_blocks)
             if self.config.decoder_only:
                 vae.encoder.requires_grad_(False)
             return vae
@@ -253,27 +274,3 @@ def train_vae(config: VaeTrainConfig, data: Path, out: Path, *, progress_bar: bo
     if not training:
         raise ValueError(f"{data} has no training clips: render some scenes first")
     return train(VaeStage(config, training, validation), config.loop, out, progress_bar=progress_bar)
-
-
-def main() -> None:
-    """`python -m relic_distill.stage_vae`: the same with a few flags."""
-    parser = argparse.ArgumentParser(description="Train the tiny video VAE.")
-    parser.add_argument("--data", type=Path, required=True)
-    parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--minutes", type=float, default=45.0)
-    parser.add_argument("--steps", type=int, default=0, help="instead of --minutes; on resuming, a new end")
-    parser.add_argument("--batch", type=int, default=VaeTrainConfig().batch)
-    parser.add_argument("--start-from", type=Path)
-    parser.add_argument("--decoder-only", action="store_true")
-    given = parser.parse_args()
-    config = VaeTrainConfig(
-        loop=LoopConfig(minutes=given.minutes, steps=given.steps),
-        batch=given.batch,
-        start_from=given.start_from,
-        decoder_only=given.decoder_only,
-    )
-    train_vae(config, given.data, given.out)
-
-
-if __name__ == "__main__":
-    main()

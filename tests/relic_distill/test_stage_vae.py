@@ -23,6 +23,7 @@ from relic_distill.stage_vae import (
     edge_error,
     psnr_of,
     train_vae,
+    with_deeper_encoder,
 )
 from relic_distill.vae_init import calibrate_latents, start_from_principal_components
 
@@ -144,6 +145,23 @@ def test_decoder_only_leaves_encoder_and_latents(tmp_path: Path) -> None:
     assert all(name.startswith("decoder.") for name in changed)
 
 
+def test_a_deeper_encoder_begins_as_the_same_function_and_learns(tmp_path: Path) -> None:
+    training = videos(0, 4)
+    config = small()
+    train(VaeStage(config, training, []), config.loop, tmp_path / "first", progress_bar=False)
+    start = tmp_path / "first" / "latest.safetensors"
+    stage = VaeStage(small(start_from=start, encoder_blocks=(2, 3)), training, [])
+    frames = frames_to_tensor(np.stack(training))
+    with torch.no_grad():
+        assert torch.equal(stage.vae.encode(frames), TinyVae.load(start).encode(frames))
+    train(stage, config.loop, tmp_path / "second", progress_bar=False)
+    after = TinyVae.load(tmp_path / "second" / "latest.safetensors")
+    assert after.config.encoder_blocks == (2, 3)
+    assert after.encoder.eighth[2].narrow.weight.abs().max() > 0
+    with pytest.raises(ValueError, match=r"\(2, 2\) must be no fewer than the \(2, 3\)"):
+        with_deeper_encoder(after, (2, 2))
+
+
 def test_a_resumed_run_ends_in_the_same_bits(tmp_path: Path) -> None:
     training = videos(0, 4)
     whole = small(loop=LoopConfig(steps=8, checkpoint_steps=4))
@@ -204,6 +222,7 @@ def test_contact_sheet_lays_out_rows() -> None:
         ({"window_frames": 8}, "1 \\+ 4k"),
         ({"lr": -1.0}, "lr -1.0"),
         ({"decoder_only": True}, "start_from"),
+        ({"encoder_blocks": (2, 2)}, "encoder_blocks \\(2, 2\\)"),
     ],
 )
 def test_bad_settings_are_named(values: dict[str, Any], message: str) -> None:

@@ -17,6 +17,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--batch", type=int, default=4, help="windows a step")
     parser.add_argument("--start-from", type=Path, help="VAE weights to go on from")
     parser.add_argument("--decoder-only", action="store_true", help="keep the encoder of --start-from")
+    parser.add_argument(
+        "--encoder-blocks",
+        type=int,
+        nargs=2,
+        metavar=("QUARTER", "EIGHTH"),
+        help="deepen the encoder of --start-from to that many blocks at each resolution",
+    )
     parser.add_argument("--edge-weight", type=float, default=0.05, help="weight of the edge error in the loss")
     parser.add_argument("--seed", type=int, default=0, help="seed of windows, noise and first weights")
 
@@ -35,6 +42,7 @@ def run(options: argparse.Namespace) -> int:
         batch=options.batch,
         start_from=options.start_from,
         decoder_only=options.decoder_only,
+        encoder_blocks=options.encoder_blocks and tuple(options.encoder_blocks),
         gradient_weight=options.edge_weight,
         seed=options.seed,
     )
