@@ -35,7 +35,7 @@ STUDENT_SAMPLER = SamplerConfig(kind="renoise", steps=4)
 
 def mini_vae(minutes: float) -> VaeTrainConfig:
     """The mini world's video auto-encoder."""
-    return VaeTrainConfig(vae=mini().vae, loop=LoopConfig(minutes=minutes, warmup=50, checkpoint_minutes=5))
+    return VaeTrainConfig(vae=mini().tiny_vae, loop=LoopConfig(minutes=minutes, warmup=50, checkpoint_minutes=5))
 
 
 def mini_depth(minutes: float) -> DepthTrainConfig:
@@ -115,11 +115,13 @@ def mini_init(minutes: float) -> InitTrainConfig:
 
 
 def mini_dmd(minutes: float) -> DmdTrainConfig:
-    """The four-step student's distillation."""
+    """The four-step student's distillation; runs of 2 seconds come before those of 5, 10 and 20."""
     return DmdTrainConfig(
         world=_student(),
         loop=LoopConfig(minutes=minutes, warmup=20, checkpoint_minutes=10),
-        phases=_curriculum(600, 900),
+        phases=(Phase(until_step=300, frames=9, batch=4), *_curriculum(900, 1200)),
+        critic_updates=2,
+        shared_rollouts=True,
         lr_muon=5e-4,
         lr_adamw=1e-4,
         ema_decay=0.99,

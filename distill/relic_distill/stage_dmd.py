@@ -30,6 +30,8 @@ from relic_distill.world_stage import (
     optimizers_of,
 )
 
+_ROLLOUT_STREAM = 6
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class DmdTrainConfig(WorldTrainConfig):
@@ -40,6 +42,8 @@ class DmdTrainConfig(WorldTrainConfig):
         critic_updates: of the critic, for each of the student.
         guidance: classifier-free guidance of the teacher.
         critic_lr: learning rates of the critic, as multiples of the student's.
+        shared_rollouts: whether all updates between two of the student share one rollout, scored anew at each; the
+            student has not changed in between. Otherwise each update draws its own, as in the paper.
         score_noise: noise levels at which videos are scored.
     """
 
@@ -47,6 +51,7 @@ class DmdTrainConfig(WorldTrainConfig):
     critic_updates: int = 4
     guidance: float = 1.5
     critic_lr: float = 1.0
+    shared_rollouts: bool = False
     score_noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(shift=3.0, context_max=0.0))
 
     def __post_init__(self) -> None:
@@ -55,6 +60,13 @@ class DmdTrainConfig(WorldTrainConfig):
             raise ValueError(f"score {self.score!r} is not one of {typing.get_args(ScoreKind)}")
         if self.critic_updates < 1 or self.critic_lr <= 0:
             raise ValueError(f"critic_updates {self.critic_updates} and critic_lr {self.critic_lr} must be positive")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Drawn:
+    rollout: SelfRollout
+    guide: Tensor | None
+    exit_step: float
 
 
 class DmdStage(WorldStage):
@@ -83,23 +95,25 @@ class DmdStage(WorldStage):
         critic_optimizers = {f"critic_{name}": one for name, one in optimizers_of(self.critic, critic_config).items()}
         self.modules: Mapping[str, nn.Module] = {**self.modules, "critic": self.critic}
         self.optimizers: Mapping[str, Optimizer] = {**self.optimizers, **critic_optimizers}
+        self._kept: dict[tuple[int, int], _Drawn] = {}
 
     def backward(self, step: int, part: int = 0) -> dict[str, float]:
         """A part of a step of the critic, or after `critic_updates` of them one of the student."""
-        batch, generator = self.draw(step, part), torch_generator(self.config.seed, step, 1, part)
-        exit_step = int(torch.randint(self.config.world.sampler.steps, (), generator=generator))
-        drawn = self._roll_out(batch, generator, exit_step)
-        video = replace(batch, latents=drawn.latents)
-        guide = drawn.guide if self.dmd.score == "causal" else self.start_guide(batch, generator)
-        if step % (self.dmd.critic_updates + 1) < self.dmd.critic_updates:
+        generator = torch_generator(self.config.seed, step, 1, part)
+        cycle = self.dmd.critic_updates + 1
+        place = step % cycle
+        drawn = self._drawn(step - place if self.dmd.shared_rollouts else step, part)
+        rollout, guide = drawn.rollout, drawn.guide
+        video = replace(rollout.batch, latents=rollout.latents)
+        if place < self.dmd.critic_updates:
             loss = self.score.loss(self.critic, video, self.dmd.score_noise, generator, guide)
             loss.backward()
-            return {"loss": float(loss.detach()), "critic_loss": float(loss.detach()), "exit_step": float(exit_step)}
+            return {"loss": float(loss.detach()), "critic_loss": float(loss.detach()), "exit_step": drawn.exit_step}
         difference = self.difference(video, guide, generator)
         world = self.config.world
-        replay(self.model, drawn, generator_gradient(difference)[:, :, 1:], world.memory, world.sampler)
+        replay(self.model, rollout, generator_gradient(difference)[:, :, 1:], world.memory, world.sampler)
         size = float(difference.abs().mean())
-        return {"loss": size, "score_difference": size, "exit_step": float(exit_step)}
+        return {"loss": size, "score_difference": size, "exit_step": drawn.exit_step}
 
     @torch.no_grad()
     def difference(self, video: ClipBatch, guide: Tensor | None, generator: torch.Generator) -> Tensor:
@@ -116,7 +130,15 @@ class DmdStage(WorldStage):
         """Held-out figure: mean squared distance of rollouts from the truth, in latents."""
         return (self.show(batch, generator) - batch.latents).square().mean()
 
-    def _roll_out(self, batch: ClipBatch, generator: torch.Generator, exit_step: int) -> SelfRollout:
-        world = self.config.world
-        screen = self.screen(len(batch.latents))
-        return roll_out(self.model, batch, world.memory, world.sampler, generator, screen, exit_step)
+    def _drawn(self, step: int, part: int) -> _Drawn:
+        """The rollout of a step: a function of the step and the student's weights, so that a resumed run has it too."""
+        if (step, part) not in self._kept:
+            generator = torch_generator(self.config.seed, step, _ROLLOUT_STREAM, part)
+            batch, world = self.draw(step, part), self.config.world
+            exit_step = int(torch.randint(world.sampler.steps, (), generator=generator))
+            screen = self.screen(len(batch.latents))
+            rollout = roll_out(self.model, batch, world.memory, world.sampler, generator, screen, exit_step)
+            guide = rollout.guide if self.dmd.score == "causal" else self.start_guide(batch, generator)
+            self._kept = {key: kept for key, kept in self._kept.items() if key[0] == step}
+            self._kept[step, part] = _Drawn(rollout=rollout, guide=guide, exit_step=float(exit_step))
+        return self._kept[step, part]

@@ -173,7 +173,25 @@ def test_a_critic_that_is_the_teacher_moves_nothing(encoded: Path, teacher: Path
     assert float(difference.abs().max()) == 0.0
 
 
-@pytest.mark.parametrize("kind", ["teacher", "init", "dmd"])
+def test_updates_between_two_of_the_student_share_a_rollout(encoded: Path, teacher: Path) -> None:
+    base = {**settings(tiny_causal(6)), "critic_updates": 2}
+    given = ingredients(encoded)
+    stage = DmdStage(DmdTrainConfig(**base, shared_rollouts=True), given, teacher, teacher)  # type: ignore[arg-type]
+    critic_losses, exits = zip(
+        *((figures["loss"], figures["exit_step"]) for figures in (stage.backward(step) for step in range(2))),
+        strict=True,
+    )
+    assert critic_losses[0] != critic_losses[1], "the same video at other noise levels"
+    assert exits[0] == exits[1]
+    first = stage._drawn(0, 0).rollout.latents
+    stage.backward(2)
+    assert torch.equal(stage._drawn(0, 0).rollout.latents, first)
+    stage.backward(3)
+    assert [key[0] for key in stage._kept] == [3], "only the latest is held"
+    assert not torch.equal(stage._drawn(3, 0).rollout.latents, first)
+
+
+@pytest.mark.parametrize("kind", ["teacher", "init", "dmd", "dmd-shared"])
 def test_an_interrupted_stage_resumes_to_the_same_bits(
     encoded: Path, teacher: Path, paths: Path, tmp_path: Path, kind: str
 ) -> None:
@@ -185,7 +203,8 @@ def test_an_interrupted_stage_resumes_to_the_same_bits(
         base = settings(tiny_causal(6))
         if kind == "init":
             return InitStage(InitTrainConfig(**base), given, teacher, TrajectoryDataset(paths))  # type: ignore[arg-type]
-        return DmdStage(DmdTrainConfig(**base, critic_updates=1), given, teacher, teacher)  # type: ignore[arg-type]
+        config = DmdTrainConfig(**base, critic_updates=1, shared_rollouts=kind == "dmd-shared")  # type: ignore[arg-type]
+        return DmdStage(config, given, teacher, teacher)
 
     whole, part = stage(), stage()
     loop = dataclasses.replace(whole.config.loop, checkpoint_steps=3)
