@@ -44,12 +44,22 @@ def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         ValueError: when the file is no whole safetensors checkpoint of ours.
     """
     state, metadata = _read(path, with_tensors=True)
-    return state, json.loads(metadata["config"])
+    return state, json.loads(_ours(path, metadata)["config"])
 
 
 def read_metadata(path: Path) -> dict[str, str]:
     """A checkpoint's metadata without its tensors; raises as `load_checkpoint`."""
-    return _read(path, with_tensors=False)[1]
+    return _ours(path, _read(path, with_tensors=False)[1])
+
+
+def read_tensors(path: Path) -> dict[str, Tensor]:
+    """Tensors of a safetensors file that others wrote.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is no whole safetensors file.
+    """
+    return _read(path, with_tensors=True)[0]
 
 
 def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -61,9 +71,13 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[st
             state = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
     except SafetensorError as error:
         raise ValueError(f"{path} is not a whole safetensors file ({error}): fetch or train it again") from error
+    return state, metadata
+
+
+def _ours(path: Path, metadata: dict[str, str]) -> dict[str, str]:
     if "config" not in metadata:
         raise ValueError(f"{path} carries no configuration: it was not written by RELIC")
-    return state, metadata
+    return metadata
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:

@@ -6,11 +6,12 @@ import dataclasses
 import math
 import types
 import typing
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar
 
 from relic.reprojection.config import ReprojectionConfig
-from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR, VaeConfig
+from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR, VaeConfig, WanVaeConfig
 
 COMPRESSION_SCHEDULE = (1, 4, 2, 4, 4, 4, 2, 4, 4, 2, 4, 4, 4, 2, 4, 4, 2, 4)
 """Per-side pooling factor of latent frame i, used cyclically: `S[i % 18]` (paper, section 4.3)."""
@@ -18,6 +19,7 @@ COMPRESSION_SCHEDULE = (1, 4, 2, 4, 4, 4, 2, 4, 4, 2, 4, 4, 4, 2, 4, 4, 2, 4)
 PoseEncoding = Literal["frame", "ray"]
 MemoryPolicy = Literal["compressed", "full", "window"]
 GeluApproximate = Literal["none", "tanh"]
+MemoryStorage = Literal["float", "fp8"]
 CommitPass = Literal["clean", "last"]
 SamplerKind = Literal["euler", "renoise"]
 
@@ -132,6 +134,8 @@ class MemoryConfig:
         schedule: per-side pooling factor of latent frame i, used cyclically.
         max_frames: latent frames kept at most; beyond, the oldest but the first is dropped.
         max_age: latent frames after which a memory no longer looks older to the rotary embedding.
+        storage: what keys and values outside the window are kept as: `float`, as they are, or `fp8`, E4M3 with a scale
+            for each token and head.
     """
 
     policy: MemoryPolicy = "compressed"
@@ -139,8 +143,11 @@ class MemoryConfig:
     schedule: tuple[int, ...] = COMPRESSION_SCHEDULE
     max_frames: int = 480
     max_age: int = 96
+    storage: MemoryStorage = "float"
 
     def __post_init__(self) -> None:
+        if self.storage not in typing.get_args(MemoryStorage):
+            raise ValueError(f"memory storage {self.storage!r} is not one of {typing.get_args(MemoryStorage)}")
         if self.policy not in typing.get_args(MemoryPolicy):
             raise ValueError(f"memory policy {self.policy!r} is not one of {typing.get_args(MemoryPolicy)}")
         if self.window < 1:
@@ -210,7 +217,7 @@ class RelicConfig:
     vertical_fov_deg: float = 60.0
     model: ModelConfig = field(default_factory=ModelConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
-    vae: VaeConfig = field(default_factory=VaeConfig)
+    vae: VaeConfig | WanVaeConfig = field(default_factory=VaeConfig)
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     reprojection: ReprojectionConfig | None = None
 
@@ -241,6 +248,20 @@ class RelicConfig:
         """Columns of the picture, pixels."""
         return self.model.latent_width * SPATIAL_FACTOR
 
+    @property
+    def tiny_vae(self) -> VaeConfig:
+        """Sizes of the tiny video auto-encoder.
+
+        Raises:
+            ValueError: for a world that uses Wan's.
+        """
+        if isinstance(self.vae, WanVaeConfig):
+            raise ValueError(
+                f"the {self.preset} world's latents are Wan's: the tiny auto-encoder is of no use to it; "
+                "load AutoencoderKLWan from the checkpoint's folder"
+            )
+        return self.vae
+
 
 def mini() -> RelicConfig:
     """The laptop preset: 96x160 pixels, trained in this repository."""
@@ -248,6 +269,60 @@ def mini() -> RelicConfig:
         model=ModelConfig(guide_channels=guide_channels(ModelConfig().in_channels)),
         reprojection=ReprojectionConfig(),
     )
+
+
+def wan_1_3b() -> RelicConfig:
+    """Wan2.1-T2V-1.3B with control encoders: 480x832 pixels, a network for one consumer GPU."""
+    return _wan("wan-1.3b", dim=1536, num_layers=30, num_heads=12, ffn_dim=8960)
+
+
+def wan_14b() -> RelicConfig:
+    """Wan2.1-T2V-14B with control encoders: the paper's network."""
+    return _wan("wan-14b", dim=5120, num_layers=40, num_heads=40, ffn_dim=13824)
+
+
+def _wan(preset: str, *, dim: int, num_layers: int, num_heads: int, ffn_dim: int) -> RelicConfig:
+    """What both sizes share (paper, section 4); the block of three latent frames is Self-Forcing's."""
+    return RelicConfig(
+        preset=preset,
+        model=ModelConfig(
+            in_channels=16,
+            patch_size=2,
+            dim=dim,
+            num_layers=num_layers,
+            num_heads=num_heads,
+            ffn_dim=ffn_dim,
+            text_dim=4096,
+            text_tokens=512,
+            freq_dim=256,
+            latent_height=60,
+            latent_width=104,
+            pose_encoding="frame",
+            rope_theta=10000.0,
+            eps=1e-6,
+            gelu_approximate="tanh",
+        ),
+        memory=MemoryConfig(window=6, max_age=80),
+        vae=WanVaeConfig(decoder="taehv"),
+        sampler=SamplerConfig(kind="renoise", steps=4, shift=3.0, block_frames=3),
+    )
+
+
+PRESETS: Mapping[str, Callable[[], RelicConfig]] = types.MappingProxyType(
+    {"mini": mini, "wan-1.3b": wan_1_3b, "wan-14b": wan_14b}
+)
+"""Complete configurations by name."""
+
+
+def find_preset(name: str) -> RelicConfig:
+    """The configuration that a preset's name stands for.
+
+    Raises:
+        ValueError: for an unknown name; it lists the known ones.
+    """
+    if name not in PRESETS:
+        raise ValueError(f"unknown preset {name!r}: choose one of {', '.join(PRESETS)}")
+    return PRESETS[name]()
 
 
 def to_json(config: Any) -> dict[str, Any]:
@@ -277,5 +352,18 @@ def _decode(hint: Any, value: Any, where: str) -> Any:
         return tuple(value)
     if isinstance(hint, types.UnionType) and value is not None:
         inner = [part for part in typing.get_args(hint) if part is not type(None)]
-        return _decode(inner[0], value, where) if len(inner) == 1 else value
+        return _decode(inner[0] if len(inner) == 1 else _of_kind(inner, value, where), value, where)
     return value
+
+
+def _of_kind(classes: list[type[Any]], value: dict[str, Any], where: str) -> type[Any]:
+    """The dataclass whose `kind` the values name; the one without a `kind` where they name none."""
+    known = {_kind(cls): cls for cls in classes}
+    kind = value.get("kind", "")
+    if kind not in known:
+        raise ValueError(f"unknown kind {kind!r} of {where}; known: {sorted(filter(None, known))}")
+    return known[kind]
+
+
+def _kind(cls: type[Any]) -> str:
+    return next((str(entry.default) for entry in dataclasses.fields(cls) if entry.name == "kind"), "")

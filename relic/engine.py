@@ -120,8 +120,10 @@ class WorldEngine:
             raise ValueError(f"seed {seed} must be at least 0")
         picture = fit_picture(image, config.height, config.width)
         text = self._encode_prompt(prompt)
-        latent = self.world.vae.encode(frames_to_tensor(picture[None])[None])
-        camera = camera_conditioning(static_actions(1), CameraPath.identity(), config.model.frames_per_latent)
+        device = self.world.device
+        latent = self.world.vae.encode(frames_to_tensor(picture[None])[None]).to(device)
+        still, home = static_actions(1), CameraPath.identity()
+        camera = camera_conditioning(still, home, config.model.frames_per_latent).to(device)
         memory = make_memory(config.memory, config.model)
         commit_block(self.world.model, memory, self.world.model.encode_control(camera), text, latent)
         screen = self.world.screen()
@@ -147,13 +149,14 @@ class WorldEngine:
         rows = self._block_actions(actions)
         config, model = self.world.config, self.world.model
         path = continue_path(self._pose, rows)
-        camera = camera_conditioning(rows, path, config.model.frames_per_latent)
+        camera = camera_conditioning(rows, path, config.model.frames_per_latent).to(self.world.device)
         generator = torch.Generator().manual_seed(_block_seed(self._seed, self._blocks, 0))
         size = (1, config.model.in_channels, config.sampler.block_frames)
+        noise = torch.randn(*size, config.model.latent_height, config.model.latent_width, generator=generator)
         draw = BlockDraw(
             camera=camera,
             guide=self._screen.guide(camera),
-            noise=torch.randn(*size, config.model.latent_height, config.model.latent_width, generator=generator),
+            noise=noise.to(self.world.device),
             seed=_block_seed(self._seed, self._blocks, 1),
         )
         shown: list[Tensor] = []
@@ -220,7 +223,7 @@ class WorldEngine:
         )
 
     def _encode_prompt(self, prompt: str) -> TextKV:
-        return self.world.model.encode_text(self.world.text_encoder.encode([prompt]))
+        return self.world.model.encode_text(self.world.text_encoder.encode([prompt]).to(self.world.device))
 
     def _block_actions(self, actions: NDArray[np.floating]) -> NDArray[np.float64]:
         rows = np.asarray(actions)

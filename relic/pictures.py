@@ -42,7 +42,7 @@ def fit_picture(image: NDArray[np.uint8] | Image.Image, height: int, width: int)
 
 def frames_to_tensor(frames: NDArray[np.uint8]) -> Tensor:
     """`(..., T, H, W, 3)` uint8 -> `(..., 3, T, H, W)` float32 in [-1, 1]."""
-    return torch.from_numpy(np.array(frames)).movedim(-1, -4).float().div_(127.5).sub_(1.0)
+    return torch.as_tensor(np.array(frames)).movedim(-1, -4).float().div_(127.5).sub_(1.0)
 
 
 def tensor_to_frames(pixels: Tensor) -> NDArray[np.uint8]:

@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -28,6 +29,27 @@ from relic.side_thread import alongside
 _SEEDS = 2**62
 
 
+class Spectator(Protocol):
+    """Watches a rollout: every network pass, and every picture."""
+
+    def passed(self, step: int, sigma: Tensor, latents: Tensor) -> Tensor:
+        """Called after each denoising pass of a block.
+
+        Args:
+            step: number of the pass, from 0.
+            sigma: noise level that the pass read.
+            latents: `(B, C, F, h, w)` what the next pass is to read; clean after the last.
+
+        Returns:
+            The latents to go on with.
+        """
+        ...
+
+    def shown(self, pixels: Tensor) -> None:
+        """Called with `(B, 3, T, H, W)` that the screen has decoded, possibly in a second thread."""
+        ...
+
+
 def denoise_block(
     model: RelicTransformer,
     context: MemoryContext,
@@ -37,6 +59,7 @@ def denoise_block(
     sampler: SamplerConfig,
     generator: torch.Generator | None = None,
     exit_step: int | None = None,
+    spectator: Spectator | None = None,
 ) -> Tensor:
     """Draw the next block's clean latents; memory is only read.
 
@@ -50,6 +73,7 @@ def denoise_block(
         generator: source of the fresh noise of the `renoise` sampler.
         exit_step: pass, from 0, whose prediction is taken as the clean latents; only it carries gradients
             (self-forcing, Huang et al. 2025). None for all passes, each with gradients where they are enabled.
+        spectator: sees every pass.
 
     Returns:
         `(B, C, F, h, w)` clean latents.
@@ -71,9 +95,17 @@ def denoise_block(
             x = euler_step(x, velocity, sigma, next_sigma)
         else:
             x0 = x0_from_velocity(x, velocity, sigma)
-            fresh = torch.randn(x0.shape, generator=generator, dtype=x0.dtype, device=x0.device)
-            x = add_noise(x0, fresh, next_sigma) if next_sigma > 0 else x0
+            last = step + 1 == sampler.steps
+            x = x0 if last else add_noise(x0, _unit_noise(x0, x0.shape, generator), next_sigma)
+        if spectator is not None:
+            x = spectator.passed(step, sigma, x)
     return x
+
+
+def _unit_noise(like: Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:
+    """Drawn where the generator lies, so that a seed gives the same noise on every device."""
+    device = like.device if generator is None else generator.device
+    return torch.randn(shape, generator=generator, dtype=like.dtype, device=device).to(like.device)
 
 
 def commit_block(
@@ -131,6 +163,7 @@ def draw_block(
     text: TextKV,
     sampler: SamplerConfig,
     show: Callable[[Tensor], object] | None = None,
+    spectator: Spectator | None = None,
 ) -> Tensor:
     """Draw a block and commit it, by a clean pass or with the keys and values of the last denoising pass.
 
@@ -141,14 +174,15 @@ def draw_block(
         text: embedded prompt.
         sampler: steps and schedule.
         show: called with the clean latents, where a core is idle while they are committed.
+        spectator: sees every denoising pass.
 
     Returns:
         `(B, C, F, h, w)` clean latents.
     """
     control = model.encode_control(draw.camera, draw.guide)
     context = MemoryContext(memory, model.config, draw.noise.shape[2])
-    generator = torch.Generator(draw.noise.device).manual_seed(draw.seed)
-    latents = denoise_block(model, context, control, text, draw.noise, sampler, generator, draw.exit_step)
+    generator = torch.Generator("cpu").manual_seed(draw.seed)
+    latents = denoise_block(model, context, control, text, draw.noise, sampler, generator, draw.exit_step, spectator)
     with alongside(lambda: None if show is None else show(latents)):
         if sampler.commit == "clean":
             commit_block(model, memory, control, text, latents, sampler.commit_sigma)
@@ -167,6 +201,7 @@ def rollout(
     generator: torch.Generator,
     screen: Screen | None = None,
     exit_step: int | None = None,
+    spectator: Spectator | None = None,
 ) -> Iterator[Block]:
     """Commit the first latent frame, then draw and commit block after block.
 
@@ -181,6 +216,7 @@ def rollout(
         generator: source of all noise.
         screen: a fresh one of as many streams, for a network that is guided by what it has shown.
         exit_step: see `denoise_block`.
+        spectator: sees every denoising pass, and every picture of the screen.
 
     Yields:
         Each generated block.
@@ -195,17 +231,23 @@ def rollout(
         )
     commit_block(model, memory, model.encode_control(camera[:1]), text, first_latent)
     if screen is not None:
-        screen.show(first_latent, camera[:1])
+        _show(first_latent, screen, camera[:1], spectator)
     shape = (*first_latent.shape[:2], size, *first_latent.shape[3:])
     for start in range(1, camera.num_frames, size):
         block_camera = camera[start : start + size]
         draw = BlockDraw(
             camera=block_camera,
             guide=None if screen is None else screen.guide(block_camera),
-            noise=torch.randn(shape, generator=generator, dtype=first_latent.dtype, device=first_latent.device),
+            noise=_unit_noise(first_latent, shape, generator),
             seed=int(torch.randint(_SEEDS, (), generator=generator, device=generator.device)),
             exit_step=exit_step,
         )
-        show = None if screen is None else partial(screen.show, camera=block_camera)
-        latents = draw_block(model, memory, draw, text, sampler, show)
+        show = None if screen is None else partial(_show, screen=screen, camera=block_camera, spectator=spectator)
+        latents = draw_block(model, memory, draw, text, sampler, show, spectator)
         yield Block(latents=latents, draw=draw)
+
+
+def _show(latents: Tensor, screen: Screen, camera: CameraConditioning, spectator: Spectator | None) -> None:
+    pixels = screen.show(latents, camera)
+    if spectator is not None:
+        spectator.shown(pixels)

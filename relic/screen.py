@@ -13,10 +13,11 @@ from torch import Tensor
 
 from relic.intrinsics import Intrinsics
 from relic.model.conditioning import CameraConditioning
+from relic.precision import full_precision
 from relic.reprojection.guide import Reprojector
 from relic.reprojection.view_memory import View, ViewFinder, ViewMemory
 from relic.reprojection.warp import Views
-from relic.vae.tiny_vae import DecoderState, TinyVae
+from relic.vae.protocol import DecoderState, VideoDecoder
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,7 +42,7 @@ class Screen:
 
     def __init__(
         self,
-        vae: TinyVae,
+        vae: VideoDecoder,
         intrinsics: Intrinsics,
         reprojector: Reprojector | None,
         *,
@@ -49,12 +50,14 @@ class Screen:
         window: int | None = None,
     ) -> None:
         self._vae, self._reprojector, self._window = vae, reprojector, window
-        self._finder = ViewFinder(intrinsics)
+        self._finder: ViewFinder | None = None
         memories: tuple[ViewMemory, ...] = ()
         if reprojector is not None:
-            memories = tuple(ViewMemory(reprojector.config, self._finder) for _ in range(batch))
+            self._finder = finder = ViewFinder(intrinsics)
+            memories = tuple(ViewMemory(reprojector.config, finder) for _ in range(batch))
         self.state = ScreenState(decoder=vae.decoder_state(batch), memories=memories, shown=0)
 
+    @full_precision()
     def guide(self, camera: CameraConditioning) -> Tensor | None:
         """What was shown so far, seen along the next block's path.
 
@@ -76,6 +79,7 @@ class Screen:
         chosen = [found + found[:1] * (most - len(found)) for found in chosen]
         return self._reprojector.guide(_stack(chosen), camera.rotations_w2c, camera.positions)
 
+    @full_precision()
     def show(self, latents: Tensor, camera: CameraConditioning) -> Tensor:
         """Decode the next latents of every stream and remember their last picture.
 
@@ -89,13 +93,14 @@ class Screen:
         pixels, decoder = self._vae.decode_step(latents, self.state.decoder)
         shown = self.state.shown + latents.shape[2]
         memories = self.state.memories
-        if self._reprojector is not None:
+        finder = self._finder
+        if self._reprojector is not None and finder is not None:
             pictures = pixels[:, :, -1].clamp(-1, 1)
             depth = self._reprojector.see_depth(pictures)
             oldest = 0 if self._window is None else shown - self._window
             memories = tuple(
                 memory.seeing(
-                    self._finder.view(
+                    finder.view(
                         pictures[index],
                         depth[index],
                         camera.rotations_w2c[index, -1, -1],

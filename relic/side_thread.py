@@ -23,16 +23,21 @@ def alongside(job: Callable[[], object]) -> Iterator[None]:
     """Run `job` while the body of the `with` runs, or after it where no core is idle; done when the `with` ends.
 
     The two must not depend on each other; results are the same bits either way. The job runs under the caller's
-    gradient modes, and its exception is raised at the end of the body, unless the body raises one of its own.
+    gradient and precision modes, and its exception is raised at the end of the body, unless the body raises its own.
     """
-    if not has_idle_core():
+    if torch.get_default_device().type != "cpu" or not has_idle_core():
         yield
         job()
         return
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
+    mixed, precision = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")
 
     def under_the_same_modes() -> None:
-        with torch.inference_mode(inference), torch.set_grad_enabled(gradients):
+        with (
+            torch.inference_mode(inference),
+            torch.set_grad_enabled(gradients),
+            torch.autocast("cpu", precision, enabled=mixed, cache_enabled=False),
+        ):
             job()
 
     future = _helper().submit(under_the_same_modes)

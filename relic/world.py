@@ -21,6 +21,7 @@ from relic.reprojection.guide import Reprojector
 from relic.screen import Screen
 from relic.text import MiniLMEncoder, TextEncoder
 from relic.vae.config import VaeConfig
+from relic.vae.protocol import VideoEncoder, VideoVae
 from relic.vae.tiny_vae import TinyVae
 from relic.weights import Manifest, default_weights_dir, read_manifest, write_manifest
 
@@ -42,7 +43,7 @@ class World:
         self,
         config: RelicConfig,
         model: RelicTransformer,
-        vae: TinyVae,
+        vae: VideoVae,
         text_encoder: TextEncoder,
         depth: DepthNet | None = None,
     ) -> None:
@@ -53,6 +54,11 @@ class World:
         self.intrinsics = world_intrinsics(config)
         self.depth = depth
         self.reprojector = make_reprojector(config, self.vae, depth)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes; the auto-encoder may have a device of its own."""
+        return self.model.proj_out.weight.device
 
     @classmethod
     def load(cls, folder: Path | None = None, *, verify: bool = True) -> World:
@@ -82,8 +88,13 @@ class World:
         Args:
             folder: exists.
             provenance: free values for the manifest.
+
+        Raises:
+            ValueError: for a world whose auto-encoder is not the tiny one.
         """
         config = self.config
+        if not isinstance(self.vae, TinyVae):
+            raise ValueError(f"the {config.preset} world is loaded from its Wan folder: it has no weights folder")
         save_checkpoint(folder / "world.safetensors", self.model.state_dict(), to_json(config))
         save_checkpoint(folder / "vae.safetensors", self.vae.state_dict(), to_json(config.vae))
         name = None
@@ -126,7 +137,7 @@ class World:
                 for layer in (model.guide_embedding, model.guide_skip):
                     torch.nn.init.normal_(layer.weight, std=0.1)
                 depth = DepthNet(config.reprojection.depth)
-            return cls(config, model, TinyVae(config.vae), HashEncoder(config.model.text_tokens), depth)
+            return cls(config, model, TinyVae(config.tiny_vae), HashEncoder(config.model.text_tokens), depth)
 
 
 class HashEncoder:
@@ -144,7 +155,7 @@ class HashEncoder:
         return torch.stack(rows) * torch.tensor([bool(prompt) for prompt in prompts])[:, None, None]
 
 
-def make_reprojector(config: RelicConfig, vae: TinyVae, depth: DepthNet | None) -> Reprojector | None:
+def make_reprojector(config: RelicConfig, vae: VideoEncoder, depth: DepthNet | None) -> Reprojector | None:
     """What guides the blocks of a world, or None where its configuration has no reprojection.
 
     Raises:

@@ -8,11 +8,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
-    from relic_distill.loop import Outcome
+    from relic_distill.loop import LoopConfig, Outcome
     from relic_distill.runs import Files
+    from relic_distill.stage_depth import DepthTrainConfig
     from relic_distill.world_stage import WorldTrainConfig
 
-    _Config = TypeVar("_Config", bound=WorldTrainConfig)
+    _Config = TypeVar("_Config", bound=WorldTrainConfig | DepthTrainConfig)
 
 INTERRUPTED = 130
 
@@ -30,6 +31,12 @@ def add_length_arguments(parser: argparse.ArgumentParser, minutes: float) -> Non
     """Recipe and length."""
     parser.add_argument("--recipe", default="mini", help="named configuration (relic_distill.recipes)")
     parser.add_argument("--minutes", type=float, default=minutes, help="training time")
+    add_session_arguments(parser)
+    parser.add_argument("--dry-run", action="store_true", help="print the plan and train nothing")
+
+
+def add_session_arguments(parser: argparse.ArgumentParser) -> None:
+    """Steps, and how they are carried out on a machine."""
     parser.add_argument("--steps", type=int, default=0, help="optimiser steps instead of --minutes")
     parser.add_argument(
         "--accumulate",
@@ -37,15 +44,29 @@ def add_length_arguments(parser: argparse.ArgumentParser, minutes: float) -> Non
         default=1,
         help="batches averaged in a step; shared out among the processes of `accelerate launch`",
     )
-    parser.add_argument("--dry-run", action="store_true", help="print the plan and train nothing")
+    parser.add_argument(
+        "--mixed-precision",
+        choices=("no", "bf16"),
+        default="no",
+        help="bf16 computes matrix products in bfloat16; weights, optimiser and average stay float32",
+    )
+    parser.add_argument(
+        "--shard", action="store_true", help="each process keeps a share of the networks instead of all of them (FSDP2)"
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard, in OUT/tensorboard")
 
 
 def lengthened(config: _Config, options: argparse.Namespace) -> _Config:
-    """The configuration with as many steps, and batches in a step, as the options ask for."""
-    loop = dataclasses.replace(config.loop, accumulate=options.accumulate)
-    if options.steps:
-        loop = dataclasses.replace(loop, steps=options.steps)
-    return dataclasses.replace(config, loop=loop)
+    """The configuration with as many steps, carried out in such a way, as the options ask for."""
+    return dataclasses.replace(config, loop=loop_of(config.loop, options))
+
+
+def loop_of(loop: LoopConfig, options: argparse.Namespace) -> LoopConfig:
+    """A recipe's loop as `add_session_arguments` changes it."""
+    from relic_distill.runtime import Runtime
+
+    runtime = Runtime(mixed_precision=options.mixed_precision, shard=options.shard, tensorboard=options.tensorboard)
+    return dataclasses.replace(loop, accumulate=options.accumulate, runtime=runtime, steps=options.steps or loop.steps)
 
 
 def files_of(options: argparse.Namespace) -> Files:

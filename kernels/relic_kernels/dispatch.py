@@ -62,8 +62,3 @@ def has_e4m3(device: torch.device) -> bool:
     if device.type != "cuda":
         return True
     return torch.version.hip is None and torch.cuda.get_device_capability(device) >= (8, 9)
-
-
-def warps_for(block: int) -> int:
-    """Warps of a program that holds rows of `block` numbers in registers."""
-    return 4 if block <= 1024 else 8 if block <= 4096 else 16

@@ -36,6 +36,5 @@ def load_numbers(X, at, mask):
     """Elements of a memory as float32, 0 where masked; `uint8` is read as E4M3."""
     if X.dtype.element_ty == tl.uint8:
         code = tl.load(X + at, mask=mask, other=0).to(tl.int32)
-        magnitude = ((code & 127) << 20).to(tl.float32, bitcast=True) * 1.329227995784916e36
-        return tl.where(code >= 128, -magnitude, magnitude)
+        return (((code & 127) << 20) | ((code & 128) << 24)).to(tl.float32, bitcast=True) * 1.329227995784916e36
     return tl.load(X + at, mask=mask, other=0.0).to(tl.float32)

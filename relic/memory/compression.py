@@ -32,7 +32,7 @@ def pooling_matrix(grid: tuple[int, int], factor: int) -> Tensor:
     rows, columns = grid
     pooled_columns = -(-columns // factor)
     cell = (torch.arange(rows)[:, None] // factor) * pooled_columns + torch.arange(columns) // factor
-    members = torch.nn.functional.one_hot(cell.flatten()).float().T
+    members = torch.nn.functional.one_hot(cell.flatten(), pooled_tokens(grid, factor)).float().T
     return members / members.sum(dim=1, keepdim=True)
 
 

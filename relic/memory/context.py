@@ -9,40 +9,52 @@ import torch
 from torch import Tensor
 
 from relic.config import ModelConfig
-from relic.memory.entries import MemoryView
 from relic.memory.kv_cache import KVMemory
 from relic.model.attention import scaled_dot_product
 from relic.model.rope import grid_positions, rotate, rotation
+from relic_kernels.dispatch import chosen
+from relic_kernels.memory_attention import Part, memory_attention
 
 
 class MemoryContext:
     """What a block of `num_frames` latent frames attends to; remembers the block's own keys and values.
 
-    Valid for all passes over one block, until the memory is written. Memory itself is constant: without gradients the
-    block's keys are written into the view's reserved slots, with gradients they are joined to it, so that each pass
-    keeps its own.
+    Valid for all passes over one block, until the memory is written. On a GPU a kernel reads memory in place, as it is
+    stored (`relic_kernels.memory_attention`). Elsewhere a rotated copy is read: without gradients the block's keys are
+    written into its reserved slots, with gradients they are joined to it, so that each pass keeps its own.
     """
 
     def __init__(self, memory: KVMemory, model: ModelConfig, num_frames: int) -> None:
         space = grid_positions(model.grid)
-        self._view: MemoryView = memory.view(num_frames * len(space))
-        first = self._view.next_frame
+        self._memory = memory
+        first = memory.num_frames
         time = torch.arange(first, first + num_frames).repeat_interleave(len(space))
         self._rotation = rotation(time, space.repeat(num_frames, 1), model.head_dim, model.rope_theta)
         self._own: list[tuple[Tensor, Tensor]] = []
 
+    def query_rotation(self, device: torch.device) -> Tensor:
+        """See `relic.model.attention.AttentionContext.query_rotation`."""
+        self._rotation = self._rotation.to(device)
+        return self._rotation
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """`q`, `k`, `v` `(B, F, L, H, D)` before RoPE; the block sees all memory and all of itself."""
+        """`(B, F, L, H, D)` each, `q` rotated, `k` and `v` not; the block sees all memory and all of itself."""
         if layer == 0:
             self._own = []
         self._own.append((k, v))
-        turn = self._rotation.to(q.device)
-        q_all, k_own, v_own = rotate(q.flatten(1, 2), turn), rotate(k.flatten(1, 2), turn), v.flatten(1, 2)
-        k_all, v_all = self._with_memory(layer, k_own, v_own)
-        return scaled_dot_product(q_all, k_all, v_all).unflatten(1, q.shape[1:3])
+        turn = self.query_rotation(q.device)
+        q_all = q.flatten(1, 2)
+        if chosen(q) == "triton":
+            own = Part(k=k.flatten(1, 2), v=v.flatten(1, 2), turns=torch.view_as_real(turn))
+            out = memory_attention(q_all, own, *self._memory.parts().parts(layer))
+        else:
+            k_all, v_all = self._with_memory(layer, rotate(k.flatten(1, 2), turn), v.flatten(1, 2))
+            out = scaled_dot_product(q_all, k_all, v_all)
+        return out.unflatten(1, q.shape[1:3])
 
     def _with_memory(self, layer: int, k_own: Tensor, v_own: Tensor) -> tuple[Tensor, Tensor]:
-        view, own = self._view, self._view.own_tokens
+        view = self._memory.view(k_own.shape[1])
+        own = view.own_tokens
         if view.k is None or view.v is None:
             return k_own, v_own
         k, v = view.k[layer], view.v[layer]

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from relic.memory.entries import FrameEntry
+from relic.memory.entries import MemoryEntry
 from relic.memory.kv_cache import KVMemory
 
 
 class FullMemory(KVMemory):
     """Keeps everything uncompressed."""
 
-    def settle(self, entries: tuple[FrameEntry, ...], num_frames: int) -> tuple[FrameEntry, ...]:
-        """All entries."""
-        return entries
+    def settle(self, entries: tuple[MemoryEntry, ...], num_frames: int) -> tuple[MemoryEntry, ...]:
+        """All entries, at full resolution."""
+        return self.aged(entries, num_frames, lambda frame: 1)

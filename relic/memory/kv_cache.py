@@ -9,12 +9,14 @@ Axes: N layers, B batch, F latent frames, L tokens of an entry, K memory tokens,
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 from torch import Tensor
 
 from relic.config import MemoryConfig, ModelConfig
 from relic.memory.compression import pool_tokens
-from relic.memory.entries import FrameEntry, MemorySnapshot, MemoryView
+from relic.memory.entries import FrameEntry, MemoryEntry, MemorySnapshot, MemoryView, QuantisedEntry
+from relic.memory.parts_buffer import PartsBuffer
 from relic.memory.read_buffer import ReadBuffer
 
 
@@ -25,12 +27,14 @@ class KVMemory(ABC):
         self.config = memory
         self.model_config = model
         self._buffer = ReadBuffer(memory, model)
-        self._entries: tuple[FrameEntry, ...] = ()
+        self._parts = PartsBuffer(memory, model)
+        self._parts_are_current = False
+        self._entries: tuple[MemoryEntry, ...] = ()
         self._num_frames = 0
         self._view: MemoryView | None = None
 
     @abstractmethod
-    def settle(self, entries: tuple[FrameEntry, ...], num_frames: int) -> tuple[FrameEntry, ...]:
+    def settle(self, entries: tuple[MemoryEntry, ...], num_frames: int) -> tuple[MemoryEntry, ...]:
         """Entries to keep once `num_frames` latent frames are committed."""
 
     @property
@@ -49,7 +53,7 @@ class KVMemory(ABC):
         return sum(entry.nbytes for entry in self._entries)
 
     @property
-    def entries(self) -> tuple[FrameEntry, ...]:
+    def entries(self) -> tuple[MemoryEntry, ...]:
         """What is stored, oldest first."""
         return self._entries
 
@@ -66,8 +70,15 @@ class KVMemory(ABC):
             for i, frame in enumerate(frames)
         )
         self._num_frames += k.shape[2]
-        self._entries = self._bounded(self.settle(self._entries + fresh, self._num_frames))
-        self._view = None
+        self._entries = self._bounded(self.settle((*self._entries, *fresh), self._num_frames))
+        self._view, self._parts_are_current = None, False
+
+    def parts(self) -> PartsBuffer:
+        """Memory for the attention kernel, which rotates and dequantises by itself; `view` is for everyone else."""
+        if not self._parts_are_current and self._entries:
+            self._parts.fill(self._entries, self._num_frames)
+            self._parts_are_current = True
+        return self._parts
 
     def view(self, own_tokens: int) -> MemoryView:
         """Memory for the next block, keys rotated to their frames' places.
@@ -90,14 +101,33 @@ class KVMemory(ABC):
     def restore(self, snapshot: MemorySnapshot) -> None:
         """Go back to a snapshot."""
         self._entries, self._num_frames = snapshot.entries, snapshot.num_frames
-        self._view = None
+        self._view, self._parts_are_current = None, False
 
-    def pooled(self, entry: FrameEntry, factor: int) -> FrameEntry:
-        """An uncompressed entry averaged over `factor` x `factor` cells."""
-        k, v = (pool_tokens(x, self.model_config.grid, factor) for x in (entry.k, entry.v))
+    def aged(
+        self, entries: tuple[MemoryEntry, ...], num_frames: int, factor_of: Callable[[int], int]
+    ) -> tuple[MemoryEntry, ...]:
+        """Entries with those that have left the window pooled and stored as configured.
+
+        Args:
+            entries: oldest first.
+            num_frames: latent frames committed.
+            factor_of: a frame's cells a side that become one.
+        """
+        border = num_frames - self.config.window
+        return tuple(self._aged(entry, factor_of(entry.frame)) if entry.frame < border else entry for entry in entries)
+
+    def _aged(self, entry: MemoryEntry, factor: int) -> MemoryEntry:
+        if isinstance(entry, QuantisedEntry):
+            return entry
+        grid = self.model_config.grid
+        if self.config.storage == "fp8":
+            return QuantisedEntry.of(entry, grid, factor)
+        if entry.factor == factor:
+            return entry
+        k, v = (pool_tokens(x, grid, factor) for x in (entry.k, entry.v))
         return FrameEntry(frame=entry.frame, factor=factor, k=k, v=v)
 
-    def _bounded(self, entries: tuple[FrameEntry, ...]) -> tuple[FrameEntry, ...]:
+    def _bounded(self, entries: tuple[MemoryEntry, ...]) -> tuple[MemoryEntry, ...]:
         """Drop the oldest but the first, several at once, so that what is read is rarely laid out anew."""
         surplus = len(entries) - self.config.max_frames
         if surplus <= 0:

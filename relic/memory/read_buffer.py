@@ -16,7 +16,8 @@ from torch import Tensor
 
 from relic.config import MemoryConfig, ModelConfig
 from relic.memory.compression import pooled_positions
-from relic.memory.entries import FrameEntry
+from relic.memory.entries import MemoryEntry
+from relic.memory.placing import oldest_time, places
 from relic.model.rope import grid_positions, rotate, rotation
 
 _GROWTH_TOKENS = 1024
@@ -28,13 +29,13 @@ class ReadBuffer:
     def __init__(self, memory: MemoryConfig, model: ModelConfig) -> None:
         self._memory, self._model = memory, model
         self._space = grid_positions(model.grid)
-        self._settled: list[FrameEntry] = []
+        self._settled: list[MemoryEntry] = []
         self._times: list[int] = []
         self._start = 0
         self._k: Tensor | None = None
         self._v: Tensor | None = None
 
-    def fill(self, entries: Sequence[FrameEntry], num_frames: int, own_tokens: int) -> tuple[Tensor, Tensor]:
+    def fill(self, entries: Sequence[MemoryEntry], num_frames: int, own_tokens: int) -> tuple[Tensor, Tensor]:
         """Bring the buffer up to date.
 
         Args:
@@ -54,8 +55,8 @@ class ReadBuffer:
         continues = known <= len(settled) and all(a is b for a, b in zip(self._settled, settled[:known], strict=True))
         if start != self._start or not continues:
             self._settled, self._times, self._start, known = [], [], start, 0
-        k, v = self._reserve(start + _tokens(settled), entries[0])
-        oldest = self._oldest_time(num_frames)
+        k, v = self._reserve(start + _tokens(settled), entries[-1])
+        oldest = oldest_time(self._memory, num_frames)
         times = [max(entry.frame, oldest) for entry in settled]
         moved = max((i + 1 for i, time in enumerate(self._times) if time != times[i]), default=0)
         self._write(settled[:moved], times[:moved], start)
@@ -65,15 +66,7 @@ class ReadBuffer:
         end = start + _tokens(settled)
         return k[:, :, :end], v[:, :, :end]
 
-    def _oldest_time(self, num_frames: int) -> int:
-        """Where frames older than `max_age` stand: never older than that, and moving in strides.
-
-        Only when it moves are they rotated anew.
-        """
-        stride = max(1, self._memory.max_age // 4)
-        return -(-(num_frames - self._memory.max_age) // stride) * stride
-
-    def _reserve(self, tokens: int, like: FrameEntry) -> tuple[Tensor, Tensor]:
+    def _reserve(self, tokens: int, like: MemoryEntry) -> tuple[Tensor, Tensor]:
         """Room for `tokens`; what is settled already is kept."""
         if self._k is None or self._v is None or self._k.shape[2] < tokens or self._k.shape[1] != like.k.shape[1]:
             shape = (*like.k.shape[:2], tokens + _GROWTH_TOKENS, *like.k.shape[3:])
@@ -84,16 +77,17 @@ class ReadBuffer:
             self._k, self._v = grown_k, grown_v
         return self._k, self._v
 
-    def _write(self, entries: Sequence[FrameEntry], times: Sequence[int], offset: int) -> None:
+    def _write(self, entries: Sequence[MemoryEntry], times: Sequence[int], offset: int) -> None:
         if not entries or self._k is None or self._v is None:
             return
-        places = [pooled_positions(self._space, self._model.grid, entry.factor) for entry in entries]
-        time = torch.cat([place.new_full((len(place),), float(t)) for place, t in zip(places, times, strict=True)])
-        turn = rotation(time, torch.cat(places), self._model.head_dim, self._model.rope_theta)
+        time, space = places(
+            times, [pooled_positions(self._space, self._model.grid, entry.factor) for entry in entries]
+        )
+        turn = rotation(time, space, self._model.head_dim, self._model.rope_theta)
         end = offset + _tokens(entries)
         self._k[:, :, offset:end] = rotate(torch.cat([entry.k for entry in entries], dim=2), turn.to(self._k.device))
         self._v[:, :, offset:end] = torch.cat([entry.v for entry in entries], dim=2)
 
 
-def _tokens(entries: Sequence[FrameEntry]) -> int:
+def _tokens(entries: Sequence[MemoryEntry]) -> int:
     return sum(entry.num_tokens for entry in entries)

@@ -14,16 +14,22 @@ from torch import Tensor, nn
 from relic.config import ModelConfig
 from relic.model.layers import RMSNorm
 from relic.model.rope import grid_positions, rotate, rotation, yarn_attention_scale, yarn_frequencies
+from relic_kernels.dispatch import chosen
+from relic_kernels.qk_norm_rope_pose import qk_norm_rope_pose
 
 
 class AttentionContext(Protocol):
     """Decides which keys each query of a pass sees, and where they stand.
 
-    Queries and keys come after QK-norm and before RoPE, so that a memory can store keys free of any position.
+    Keys come after QK-norm and before RoPE, so that a memory can store them free of any position.
     """
 
+    def query_rotation(self, device: torch.device) -> Tensor:
+        """Rotation of the queries: `(F L, D / 2)` complex64, see `relic.model.rope.rotation`."""
+        ...
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attention output `(B, F, L, H, D)` for `q`, `k`, `v` of the same shape."""
+        """Attention output `(B, F, L, H, D)` for rotated `q`, and `k`, `v` of the same shape."""
         ...
 
 
@@ -50,11 +56,16 @@ class BidirectionalContext:
         turn = rotation(time, space.repeat(num_frames, 1), config.head_dim, config.rope_theta, frequencies)
         self._k_rotation, self._q_rotation = turn, turn * yarn_attention_scale(trained, num_frames)
 
+    def query_rotation(self, device: torch.device) -> Tensor:
+        """See `AttentionContext.query_rotation`; YaRN's factor of the logits is in it."""
+        self._q_rotation = self._q_rotation.to(device)
+        return self._q_rotation
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Full attention over all frames of the pass."""
-        q_all = rotate(q.flatten(1, 2), self._q_rotation.to(q.device))
-        k_all = rotate(k.flatten(1, 2), self._k_rotation.to(k.device))
-        return scaled_dot_product(q_all, k_all, v.flatten(1, 2)).unflatten(1, q.shape[1:3])
+        self._k_rotation = self._k_rotation.to(k.device)
+        k_all = rotate(k.flatten(1, 2), self._k_rotation)
+        return scaled_dot_product(q.flatten(1, 2), k_all, v.flatten(1, 2)).unflatten(1, q.shape[1:3])
 
 
 class SelfAttention(nn.Module):
@@ -72,11 +83,26 @@ class SelfAttention(nn.Module):
 
     def forward(self, x: Tensor, pose: Tensor, context: AttentionContext, layer: int) -> Tensor:
         """`x` `(B, F, L, M)`, `pose` `(B, F, 1 or L, M)` -> `(B, F, L, M)`."""
-        q = self.norm_q(self.to_q(x) + pose)
-        k = self.norm_k(self.to_k(x) + pose)
+        q, k = self._queries_and_keys(self.to_q(x), self.to_k(x), pose, context.query_rotation(x.device))
         q, k, v = (y.unflatten(-1, (self.num_heads, -1)) for y in (q, k, self.to_v(x)))
         out: Tensor = self.to_out[0](context.attend(layer, q, k, v).flatten(-2))
         return out
+
+    def _queries_and_keys(self, q: Tensor, k: Tensor, pose: Tensor, turn: Tensor) -> tuple[Tensor, Tensor]:
+        """Pose, QK-norm and, for queries only, RoPE; on a GPU in one pass."""
+        if chosen(q) == "triton":
+            turned, normed = qk_norm_rope_pose(
+                q.flatten(0, 1),
+                k.flatten(0, 1),
+                pose.flatten(0, 1),
+                self.norm_q.weight,
+                self.norm_k.weight,
+                torch.view_as_real(turn),
+                self.norm_q.eps,
+            )
+            return turned.view_as(q), normed.view_as(k)
+        heads = self.norm_q(q + pose).flatten(1, 2).unflatten(-1, (self.num_heads, -1))
+        return rotate(heads, turn).reshape(q.shape), self.norm_k(k + pose)
 
 
 class CrossAttention(nn.Module):

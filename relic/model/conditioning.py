@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from relic.camera import CameraPath, Intrinsics
 from relic.config import ModelConfig
 from relic.model.layers import fourier_features
+from relic.precision import full_precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +38,14 @@ class CameraConditioning:
             actions=self.actions[:, frames],
             rotations_w2c=self.rotations_w2c[:, frames],
             positions=self.positions[:, frames],
+        )
+
+    def to(self, device: torch.device) -> CameraConditioning:
+        """The same on another device."""
+        return CameraConditioning(
+            actions=self.actions.to(device),
+            rotations_w2c=self.rotations_w2c.to(device),
+            positions=self.positions.to(device),
         )
 
     @property
@@ -97,7 +106,7 @@ class ActionEncoder(nn.Module):
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
-        scale = torch.full((config.num_actions,), config.translation_scale_m)
+        scale = torch.full((config.num_actions,), config.translation_scale_m, dtype=torch.float32)
         scale[6:12] = config.rotation_scale_rad
         scale[12:] = 1.0
         self.register_buffer("scale", scale, persistent=False)
@@ -137,7 +146,8 @@ class PoseEncoder(nn.Module):
     def forward(self, rotations_w2c: Tensor, positions: Tensor) -> list[Tensor]:
         """`(B, F, P, 3, 3)`, `(B, F, P, 3)` -> one `(B, F, 1 or L, M)` for each layer."""
         features = self._frame_features if self.encoding == "frame" else self._ray_features
-        inputs = features(rotations_w2c, positions / self.scale_m).to(self.proj_in.weight.dtype)
+        with full_precision():
+            inputs = features(rotations_w2c, positions / self.scale_m).to(self.proj_in.weight.dtype)
         hidden = nn.functional.silu(self.proj_in(inputs))
         hidden = nn.functional.silu(self.proj_hidden(hidden))
         return [proj(hidden) for proj in self.proj_out]
@@ -158,8 +168,8 @@ class PoseEncoder(nn.Module):
 def token_rays(intrinsics: Intrinsics, grid: tuple[int, int]) -> Tensor:
     """Unit viewing rays through the token centres, camera axes: `(L, 3)` float32, row-major."""
     rows, columns = grid
-    y = (torch.arange(rows) + 0.5) * (intrinsics.height / rows)
-    x = (torch.arange(columns) + 0.5) * (intrinsics.width / columns)
+    y = (torch.arange(rows, dtype=torch.float32) + 0.5) * (intrinsics.height / rows)
+    x = (torch.arange(columns, dtype=torch.float32) + 0.5) * (intrinsics.width / columns)
     grid_y, grid_x = torch.meshgrid(y, x, indexing="ij")
     rays = torch.stack(
         [

@@ -12,6 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+import relic_kernels
+from relic_kernels.dispatch import chosen
+
 
 class RMSNorm(nn.Module):
     """Root-mean-square norm over the whole width ("across heads" in Wan)."""
@@ -46,6 +49,18 @@ class _RMSNormFunction(torch.autograd.Function):
         along = (weighted * normed).mean(dim=-1, keepdim=True)
         grad_weight = (grads[0] * normed).flatten(0, -2).sum(0)
         return weighted.sub_(normed.mul_(along)).mul_(inverse), grad_weight, None
+
+
+class PatchEmbedding(nn.Conv3d):
+    """A convolution whose stride is its kernel, as a linear layer over patches; Wan's parameter names and shapes."""
+
+    def __init__(self, in_channels: int, dim: int, patch_size: int) -> None:
+        patch = (1, patch_size, patch_size)
+        super().__init__(in_channels, dim, patch, stride=patch)
+
+    def forward(self, patches: Tensor) -> Tensor:
+        """`(..., C p p)` of any precision -> `(..., M)` in the weights'."""
+        return F.linear(patches.to(self.weight.dtype), self.weight.flatten(1), self.bias)
 
 
 class GELUProjection(nn.Module):
@@ -106,7 +121,25 @@ def fourier_features(x: Tensor, octaves: int) -> Tensor:
 
 
 def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    """LayerNorm without parameters, then `x (1 + scale) + shift` (adaLN)."""
+    """LayerNorm without parameters, then `x (1 + scale) + shift` (adaLN), in the precision of the modulation.
+
+    Args:
+        x: `(B, F, L, M)`.
+        shift: `(B, F, 1, M)`.
+        scale: `(B, F, 1, M)`.
+        eps: added to the variance.
+    """
+    if chosen(x) == "triton":
+        shift, scale = (y.squeeze(2).flatten(0, 1) for y in (shift, scale))
+        return relic_kernels.modulated_norm(x.flatten(0, 1), shift, scale, eps).view_as(x)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
-    normed = F.layer_norm(wide, x.shape[-1:], eps=eps).to(x.dtype)
-    return torch.addcmul(shift, normed, 1 + scale)
+    normed = F.layer_norm(wide, x.shape[-1:], eps=eps).to(shift.dtype)
+    return torch.addcmul(shift, normed, 1 + scale).to(x.dtype)
+
+
+def gated_residual(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
+    """`x + update * gate` in the precision of the gate `(B, F, 1, M)`; the dtype of `x` `(B, F, L, M)` is kept."""
+    if chosen(x) == "triton":
+        frames, change = x.flatten(0, 1), update.to(x.dtype).flatten(0, 1)
+        return relic_kernels.gated_residual(frames, change, gate.squeeze(2).flatten(0, 1)).view_as(x)
+    return torch.addcmul(x.to(gate.dtype), update.to(gate.dtype), gate).to(x.dtype)

@@ -76,7 +76,8 @@ def rotation(
         frequencies = inverse_frequencies(head_dim, theta)
     dims = axis_dims(head_dim)
     axes = torch.cat([time_L[:, None].float(), space_L2.float()], dim=1)
-    repeated = axes.repeat_interleave(torch.tensor([dim // 2 for dim in dims], device=axes.device), dim=1)
+    repeats = torch.tensor([dim // 2 for dim in dims], device=axes.device)
+    repeated = axes.repeat_interleave(repeats, dim=1, output_size=head_dim // 2)
     angle = repeated * frequencies.to(axes.device)
     return torch.polar(torch.ones_like(angle), angle)
 

@@ -7,7 +7,7 @@ Axes: B batch, C latent channels, F latent frames, L tokens of a frame, M model 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -21,7 +21,14 @@ from relic.checkpoint import load_into
 from relic.config import ModelConfig
 from relic.model.attention import AttentionContext, CrossAttention, SelfAttention
 from relic.model.conditioning import ActionEncoder, CameraConditioning, PoseEncoder
-from relic.model.layers import FeedForward, TwoLayerEmbedder, modulate, sinusoidal_embedding
+from relic.model.layers import (
+    FeedForward,
+    PatchEmbedding,
+    TwoLayerEmbedder,
+    gated_residual,
+    modulate,
+    sinusoidal_embedding,
+)
 
 TextKV = list[tuple[Tensor, Tensor]]
 """Keys and values of the prompt for each layer, `(B, S, H, D)` each."""
@@ -71,8 +78,9 @@ class ConditionEmbedder(nn.Module):
 
     def time(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F)` -> embedding `(B, F, M)` and the six modulations `(B, F, 6, M)`."""
-        features = sinusoidal_embedding(sigma * TIME_SCALE, self.freq_dim).to(self.time_proj.weight.dtype)
-        embedded = self.time_embedder(features)
+        features = sinusoidal_embedding(sigma * TIME_SCALE, self.freq_dim)
+        embedded = self.time_embedder(features.to(self.time_embedder.linear_1.weight.dtype))
+        embedded = embedded.to(self.time_proj.weight.dtype)
         return embedded, self.time_proj(nn.functional.silu(embedded)).unflatten(-1, (6, -1))
 
 
@@ -101,9 +109,10 @@ class RelicBlock(nn.Module):
         """`x` `(B, F, L, M)` and `modulation` `(B, F, 6, M)` -> `(B, F, L, M)`."""
         table = (self.scale_shift_table + modulation).unsqueeze(3)
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = table.unbind(2)
-        x = torch.addcmul(x, self.attn1(modulate(x, shift, scale, self.eps), pose, context, layer), gate) + action
-        x = x + self.attn2(self.norm2(x), text_kv)
-        return torch.addcmul(x, self.ffn(modulate(x, ffn_shift, ffn_scale, self.eps)), ffn_gate)
+        attended = self.attn1(modulate(x, shift, scale, self.eps), pose, context, layer)
+        x = gated_residual(x, attended, gate) + action
+        x = x + self.attn2(self.norm2(x.to(self.norm2.weight.dtype)).to(x.dtype), text_kv)
+        return gated_residual(x, self.ffn(modulate(x, ffn_shift, ffn_scale, self.eps)), ffn_gate)
 
 
 class RelicTransformer(nn.Module):
@@ -112,8 +121,7 @@ class RelicTransformer(nn.Module):
     def __init__(self, config: ModelConfig, intrinsics: Intrinsics) -> None:
         super().__init__()
         self.config = config
-        patch = (1, config.patch_size, config.patch_size)
-        self.patch_embedding = nn.Conv3d(config.in_channels, config.dim, patch, stride=patch)
+        self.patch_embedding = PatchEmbedding(config.in_channels, config.dim, config.patch_size)
         if config.guide_channels:
             self.guide_embedding = nn.Linear(config.guide_channels * config.patch_size**2, config.dim, bias=False)
             cells = config.in_channels * config.patch_size**2
@@ -128,16 +136,28 @@ class RelicTransformer(nn.Module):
 
     def init_weights(self) -> None:
         """Initialise every parameter: Xavier, embeddings normal(0.02), and zero for outputs that start silent."""
-        for module in self.modules():
-            if isinstance(module, nn.Linear):
-                nn.init.xavier_uniform_(module.weight)
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+        _init_linears(self)
         nn.init.xavier_uniform_(self.patch_embedding.weight.flatten(1))
         for embedder in (self.condition_embedder.time_embedder, self.condition_embedder.text_embedder):
             nn.init.normal_(embedder.linear_1.weight, std=0.02)
             nn.init.normal_(embedder.linear_2.weight, std=0.02)
-        silent = [*self.action_encoder.proj_out, *self.pose_encoder.proj_out, self.proj_out]
+        self._silence_control()
+        nn.init.zeros_(self.proj_out.weight)
+
+    def init_control(self) -> None:
+        """Initialise what Wan's network has not: Xavier, and zero for outputs."""
+        for module in self.control_modules():
+            _init_linears(module)
+        self._silence_control()
+
+    def control_modules(self) -> Iterator[nn.Module]:
+        """What reads actions, poses and guides: all that Wan's network has not."""
+        yield from (self.action_encoder, self.pose_encoder)
+        if self.config.guide_channels:
+            yield from (self.guide_embedding, self.guide_skip)
+
+    def _silence_control(self) -> None:
+        silent = [*self.action_encoder.proj_out, *self.pose_encoder.proj_out]
         if self.config.guide_channels:
             silent += [self.guide_embedding, self.guide_skip]
         for layer in silent:
@@ -145,7 +165,8 @@ class RelicTransformer(nn.Module):
 
     def encode_text(self, text: Tensor) -> TextKV:
         """Text tokens `(B, S, text_dim)` -> keys and values for every layer; made once a prompt."""
-        embedded = self.condition_embedder.text_embedder(text)
+        embedder = self.condition_embedder.text_embedder
+        embedded = embedder(text.to(embedder.linear_1.weight.dtype))
         return [cast(RelicBlock, block).attn2.keys_values(embedded) for block in self.blocks]
 
     def encode_control(self, camera: CameraConditioning, guide: Tensor | None = None) -> Control:
@@ -200,19 +221,17 @@ class RelicTransformer(nn.Module):
         """Velocity of `latents`.
 
         Args:
-            latents: `(B, C, F, h, w)` at noise level `sigma`.
+            latents: `(B, C, F, h, w)` at noise level `sigma`, in any precision.
             sigma: `(B, F)` in [0, 1]; 0 marks a clean frame.
             control: from `encode_control`.
             text: from `encode_text`.
             context: what each token may attend to.
 
         Returns:
-            `(B, C, F, h, w)`.
+            `(B, C, F, h, w)` in the precision of `latents`.
         """
         size = self.config.patch_size
-        x = nn.functional.linear(
-            self._patches(latents), self.patch_embedding.weight.flatten(1), self.patch_embedding.bias
-        )
+        x = self.patch_embedding(self._patches(latents))
         if control.guide is not None:
             x = x + control.guide.tokens
         embedded, modulation = self.condition_embedder.time(sigma)
@@ -223,4 +242,13 @@ class RelicTransformer(nn.Module):
         if control.guide is not None:
             out = out - sigma[:, :, None, None] * control.guide.skip
         rows, _ = self.config.grid
-        return rearrange(out, "b f (y x) (p q c) -> b c f (y p) (x q)", y=rows, p=size, q=size)
+        velocity = rearrange(out, "b f (y x) (p q c) -> b c f (y p) (x q)", y=rows, p=size, q=size)
+        return velocity.to(latents.dtype)
+
+
+def _init_linears(module: nn.Module) -> None:
+    for layer in module.modules():
+        if isinstance(layer, nn.Linear):
+            nn.init.xavier_uniform_(layer.weight)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)

@@ -17,7 +17,7 @@ from relic.reprojection.config import ReprojectionConfig
 from relic.reprojection.depth import DepthNet
 from relic.reprojection.warp import Camera, Views, warp_views
 from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR
-from relic.vae.tiny_vae import TinyVae
+from relic.vae.protocol import VideoEncoder
 
 LATEST = 0
 """Number of the latest view among a case's views."""
@@ -33,7 +33,7 @@ class Reprojector:
         config: order of views and tolerance.
     """
 
-    def __init__(self, vae: TinyVae, depth: DepthNet, intrinsics: Intrinsics, config: ReprojectionConfig) -> None:
+    def __init__(self, vae: VideoEncoder, depth: DepthNet, intrinsics: Intrinsics, config: ReprojectionConfig) -> None:
         self.config = config
         self._vae, self._depth = vae, depth
         self._camera = Camera(intrinsics)

@@ -71,7 +71,8 @@ class Camera:
 
     def points(self, depth: Tensor, rotations_w2c: Tensor, positions: Tensor) -> Tensor:
         """World points `(..., 3, P)` under pixels of depth `(..., P)`, seen by cameras `(..., 3, 3)`, `(..., 3)`."""
-        return rotations_w2c.transpose(-1, -2) @ (depth.unsqueeze(-2) * self.rays) + positions.unsqueeze(-1)
+        seen = depth.unsqueeze(-2) * self.rays.to(depth.device)
+        return rotations_w2c.transpose(-1, -2) @ seen + positions.unsqueeze(-1)
 
     def project(self, points: Tensor, rotations_w2c: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pixel x, y and depth `(..., P)` of world points `(..., 3, P)` seen by cameras `(..., 3, 3)`, `(..., 3)`."""

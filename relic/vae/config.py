@@ -1,13 +1,18 @@
-"""Configuration of the tiny video VAE."""
+"""Configuration of the video auto-encoders: the tiny one that is trained here, and Wan's."""
 
 from __future__ import annotations
 
+import typing
 from dataclasses import dataclass
+from typing import Literal
 
 SPATIAL_FACTOR = 8
 """Pixels a side of one latent cell."""
 TEMPORAL_FACTOR = 4
 """Pixel frames of one latent frame; the first latent frame holds one pixel frame."""
+
+VaeKind = Literal["wan"]
+WanDecoder = Literal["wan", "taehv"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -58,3 +63,26 @@ class VaeConfig:
             decoder_blocks=(1, 1),
             expansion=2,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class WanVaeConfig:
+    """Which parts of Wan 2.1's video auto-encoder a world uses; their sizes lie beside their weights.
+
+    Attributes:
+        kind: tells this configuration from the tiny auto-encoder's.
+        latent_channels: channels of a latent cell.
+        decoder: `wan`, the auto-encoder's own, or `taehv`, a tiny decoder of the same latents.
+    """
+
+    kind: VaeKind = "wan"
+    latent_channels: int = 16
+    decoder: WanDecoder = "taehv"
+
+    def __post_init__(self) -> None:
+        if self.kind not in typing.get_args(VaeKind):
+            raise ValueError(f"VAE kind {self.kind!r} is not one of {typing.get_args(VaeKind)}")
+        if self.latent_channels < 1:
+            raise ValueError(f"latent_channels {self.latent_channels} must be at least 1")
+        if self.decoder not in typing.get_args(WanDecoder):
+            raise ValueError(f"VAE decoder {self.decoder!r} is not one of {typing.get_args(WanDecoder)}")

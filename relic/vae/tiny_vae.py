@@ -14,7 +14,6 @@ frames 4i-3 .. 4i and depends on nothing later.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -24,34 +23,11 @@ from torch.nn import functional as F
 from relic.checkpoint import digest_of, load_checkpoint, load_into
 from relic.config import from_json
 from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR, VaeConfig
+from relic.vae.protocol import DecoderState, EncoderState, check_frames, check_latents
 
 _QUARTER = SPATIAL_FACTOR // 2
 _PATCH_CHANNELS = 3 * TEMPORAL_FACTOR * SPATIAL_FACTOR**2
 _QUARTER_CHANNELS = 3 * TEMPORAL_FACTOR * _QUARTER**2
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class EncoderState:
-    """What an encoding stream remembers; immutable, so it can be kept and gone back to.
-
-    Attributes:
-        batch: number of streams.
-        started: whether the first frame has been encoded.
-        past: for each block, its shifted channels of the latest latent frame, (B, C, h, w); empty at the start.
-    """
-
-    batch: int
-    started: bool = False
-    past: tuple[Tensor, ...] = ()
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class DecoderState:
-    """What a decoding stream remembers; the same fields as `EncoderState`."""
-
-    batch: int
-    started: bool = False
-    past: tuple[Tensor, ...] = ()
 
 
 class Pointwise(nn.Module):
@@ -92,7 +68,9 @@ class Block(nn.Module):
         return x + y, moving[-batch:].clone()
 
 
-def _run_blocks(blocks: nn.ModuleList, x: Tensor, past: tuple[Tensor, ...], batch: int, kept: list[Tensor]) -> Tensor:
+def _run_blocks(
+    blocks: nn.ModuleList, x: Tensor, past: tuple[Tensor | None, ...], batch: int, kept: list[Tensor]
+) -> Tensor:
     for block in blocks:
         index = len(kept)
         x, last = block(x, past[index] if past else None, batch)
@@ -189,45 +167,24 @@ class TinyVae(nn.Module):
         return digest_of({name: value for name, value in state.items() if not name.startswith("decoder.")})
 
     def encoder_state(self, batch: int) -> EncoderState:
-        """State of `batch` encoding streams before their first frame."""
+        """See `VideoEncoder`; the state keeps each block's shifted channels of the latest latent frame."""
         return EncoderState(batch)
 
     def decoder_state(self, batch: int) -> DecoderState:
-        """State of `batch` decoding streams before their first latent."""
+        """See `VideoDecoder`; the state keeps each block's shifted channels of the latest latent frame."""
         return DecoderState(batch)
 
     def encode(self, frames: Tensor) -> Tensor:
-        """Encode whole videos.
-
-        Args:
-            frames: (B, 3, T, H, W) in [-1, 1]; T = 1 + 4k, H and W multiples of 8.
-
-        Returns:
-            (B, C, L, H/8, W/8) normalised latents, L = 1 + k.
-
-        Raises:
-            ValueError: for another shape.
-        """
+        """See `VideoEncoder.encode`."""
         return self.encode_step(frames, self.encoder_state(frames.shape[0]))[0]
 
     def decode(self, latents: Tensor) -> Tensor:
-        """Decode whole videos: (B, C, L, h, w) -> (B, 3, 1 + 4 (L - 1), 8h, 8w), about [-1, 1], not clamped."""
+        """See `VideoDecoder.decode`; frames are not clamped."""
         return self.decode_step(latents, self.decoder_state(latents.shape[0]))[0]
 
     def encode_step(self, frames: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
-        """Encode the next frames of a stream.
-
-        Args:
-            frames: (B, 3, T, H, W) in [-1, 1]; T = 1 + 4k for a stream's first call, 4k after it.
-            state: what the calls before returned, or `encoder_state`.
-
-        Returns:
-            Their latents and the state to go on from; the given state stays valid.
-
-        Raises:
-            ValueError: for a shape that is no whole number of latents or another batch than the state's.
-        """
-        self._check_frames(frames, state)
+        """See `VideoEncoder.encode_step`."""
+        check_frames(frames, state)
         if not state.started:
             frames = torch.cat([frames[:, :, :1].expand(-1, -1, TEMPORAL_FACTOR - 1, -1, -1), frames], dim=2)
         x = frames.unflatten(2, (-1, TEMPORAL_FACTOR)).permute(2, 0, 3, 1, 4, 5)
@@ -236,45 +193,14 @@ class TinyVae(nn.Module):
         return z_N.unflatten(0, (-1, state.batch)).permute(1, 2, 0, 3, 4).contiguous(), after
 
     def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
-        """Decode the next latents of a stream.
-
-        Args:
-            latents: (B, C, L, h, w), any L >= 1.
-            state: what the calls before returned, or `decoder_state`.
-
-        Returns:
-            Frames (B, 3, T, 8h, 8w), 4 a latent (1 for a stream's first), and the state to go on from; the
-            given state stays valid.
-
-        Raises:
-            ValueError: for another number of channels, no latent, or another batch than the state's.
-        """
-        shape = tuple(latents.shape)
-        if latents.ndim != 5 or shape[1] != self.config.latent_channels or shape[2] < 1:
-            raise ValueError(f"latents {shape} must be (B, {self.config.latent_channels}, L >= 1, h, w)")
-        _check_batch(shape[0], state.batch)
+        """See `VideoDecoder.decode_step`."""
+        check_latents(latents, self.config.latent_channels, state)
         raw = latents * self.latent_scale + self.latent_mean[:, None, None, None]
         x_N, after = self.decoder(raw.permute(2, 0, 1, 3, 4).flatten(0, 1), state)
         x = x_N.unflatten(0, (-1, state.batch)).unflatten(2, (TEMPORAL_FACTOR, 3))
         frames = x.permute(1, 3, 0, 2, 4, 5).flatten(2, 3)
         return (frames if state.started else frames[:, :, TEMPORAL_FACTOR - 1 :]), after
 
-    def _check_frames(self, frames: Tensor, state: EncoderState) -> None:
-        shape = tuple(frames.shape)
-        if frames.ndim != 5 or shape[1] != 3 or not frames.is_floating_point():
-            raise ValueError(f"frames {shape} of {frames.dtype} must be floating point (B, 3, T, H, W)")
-        if shape[3] % SPATIAL_FACTOR or shape[4] % SPATIAL_FACTOR or 0 in shape:
-            raise ValueError(f"picture {shape[3]}x{shape[4]} must have sides that are multiples of {SPATIAL_FACTOR}")
-        if (shape[2] + (0 if state.started else TEMPORAL_FACTOR - 1)) % TEMPORAL_FACTOR:
-            wanted = "4k frames after the first call" if state.started else "1 + 4k frames"
-            raise ValueError(f"{shape[2]} frames are no whole number of latents: give {wanted}")
-        _check_batch(shape[0], state.batch)
-
 
 def _channels_last(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last)
-
-
-def _check_batch(batch: int, expected: int) -> None:
-    if batch != expected:
-        raise ValueError(f"batch of {batch} for a state of {expected} streams: make a state of that size")

@@ -3,7 +3,8 @@ import math
 import pytest
 import torch
 
-from relic.model.attention import BidirectionalContext, scaled_dot_product
+import relic_kernels
+from relic.model.attention import BidirectionalContext, SelfAttention, scaled_dot_product
 from relic.model.rope import (
     grid_positions,
     inverse_frequencies,
@@ -12,6 +13,7 @@ from relic.model.rope import (
     yarn_attention_scale,
     yarn_frequencies,
 )
+from relic.model.transformer import RelicBlock
 from tests.tiny_networks import TINY
 
 
@@ -45,7 +47,9 @@ def test_bidirectional_attention_is_plain_attention_over_rotated_tokens() -> Non
     time = torch.arange(frames).repeat_interleave(len(space))
     turn = rotation(time, space.repeat(frames, 1), TINY.head_dim, TINY.rope_theta)
     expected = scaled_dot_product(*(rotate(x.flatten(1, 2), turn) for x in (q, k)), v.flatten(1, 2))
-    out = BidirectionalContext(TINY, frames).attend(0, q, k, v)
+    context = BidirectionalContext(TINY, frames)
+    turned_q = rotate(q.flatten(1, 2), context.query_rotation(q.device)).reshape(shape)
+    out = context.attend(0, turned_q, k, v)
     torch.testing.assert_close(out, expected.reshape(shape))
 
 
@@ -60,3 +64,37 @@ def test_a_stretched_context_still_tells_only_relative_time() -> None:
         turned_k = rotate(k, context._k_rotation[(first + 3) * tokens][None])
         logits.append((turned_q * turned_k).sum(-1))
     torch.testing.assert_close(logits[0], logits[1])
+
+
+def test_the_kernel_prepares_queries_and_keys_as_the_layers_do() -> None:
+    torch.manual_seed(3)
+    attention = SelfAttention(TINY)
+    torch.nn.init.normal_(attention.norm_q.weight, 1.0, 0.2)
+    x = torch.randn(2, 3, TINY.tokens_per_frame, TINY.dim)
+    pose = torch.randn(2, 3, 1, TINY.dim)
+    context = BidirectionalContext(TINY, 3, trained_frames=2)
+    plain = attention(x, pose, context, 0)
+    with relic_kernels.force("triton"):
+        through_kernels = attention(x, pose, context, 0)
+    torch.testing.assert_close(through_kernels, plain, rtol=1e-5, atol=1e-5)
+
+
+def test_a_whole_block_through_kernels_is_the_block() -> None:
+    torch.manual_seed(4)
+    block = RelicBlock(TINY)
+    x, pose = torch.randn(2, 3, TINY.tokens_per_frame, TINY.dim), torch.randn(2, 3, 1, TINY.dim)
+    modulation, action = torch.randn(2, 3, 6, TINY.dim), torch.randn(2, 3, 1, TINY.dim)
+    text = torch.randn(2, 3, TINY.dim)
+    context = BidirectionalContext(TINY, 3)
+    results = []
+    for implementation in ("reference", "triton"):
+        given = x.clone().requires_grad_()
+        block.zero_grad()
+        with relic_kernels.force(implementation):
+            out = block(given, modulation, action, pose, block.attn2.keys_values(text), context, 0)
+            out.square().sum().backward()
+        assert given.grad is not None
+        assert block.scale_shift_table.grad is not None
+        results.append((out.detach(), given.grad, block.scale_shift_table.grad.clone(), block.attn1.to_q.weight.grad))
+    for ours, theirs in zip(*results, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)

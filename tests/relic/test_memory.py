@@ -3,17 +3,19 @@ import dataclasses
 import pytest
 import torch
 
+import relic_kernels
 from relic.camera import Intrinsics
 from relic.config import COMPRESSION_SCHEDULE, CommitPass, MemoryConfig, MemoryPolicy, ModelConfig, SamplerConfig
 from relic.memory.backends import make_memory
 from relic.memory.compression import memory_tokens, pool_tokens, pooled_positions, pooling_matrix
+from relic.memory.entries import QuantisedEntry
 from relic.model.conditioning import CameraConditioning
 from relic.model.rope import grid_positions
 from relic.model.transformer import RelicTransformer
 from relic.rollout import rollout
 
 TINY = ModelConfig(
-    in_channels=4, dim=32, num_layers=2, num_heads=2, ffn_dim=64, text_dim=8, text_tokens=3, freq_dim=16,
+    in_channels=4, dim=64, num_layers=2, num_heads=2, ffn_dim=64, text_dim=8, text_tokens=3, freq_dim=16,
     latent_height=6, latent_width=10,
 )  # fmt: skip
 
@@ -200,3 +202,71 @@ def test_settings_out_of_range_are_named() -> None:
         dataclasses.replace(MemoryConfig(), policy="attic")
     with pytest.raises(ValueError, match="max_frames 6 must exceed the window of 6"):
         MemoryConfig(max_frames=6)
+
+
+@pytest.mark.parametrize("policy", ["compressed", "full"])
+def test_eight_bit_storage_keeps_what_left_the_window_to_three_bits_of_mantissa(policy: MemoryPolicy) -> None:
+    config = MemoryConfig(policy=policy, window=2, schedule=(1, 4, 2), max_frames=50)
+    k, v = kv(7)
+    exact, stored = (make_memory(dataclasses.replace(config, storage=storage), TINY) for storage in ("float", "fp8"))
+    for frame in range(7):
+        for memory in (exact, stored):
+            memory.append(k[:, :, frame : frame + 1], v[:, :, frame : frame + 1])
+    assert [(entry.frame, entry.factor) for entry in stored.entries] == [(e.frame, e.factor) for e in exact.entries]
+    assert [isinstance(entry, QuantisedEntry) for entry in stored.entries] == [True] * 5 + [False] * 2
+    for ours, theirs in zip(stored.entries[:5], exact.entries[:5], strict=True):
+        for a, b in ((ours.k, theirs.k), (ours.v, theirs.v)):
+            largest = b.abs().amax(-1, keepdim=True)
+            assert bool(((a - b).abs() <= (b.abs() / 16).maximum(largest * 2**-9)).all())
+            assert not torch.equal(a, b)
+    window = 2 * TINY.tokens_per_frame
+    old = exact.num_tokens - window
+    by_token = TINY.num_layers * 2 * (TINY.dim + 4 * TINY.num_heads)
+    assert stored.nbytes == 8 * TINY.num_layers * TINY.dim * window + by_token * old
+    view = stored.view(0)
+    resumed = make_memory(dataclasses.replace(config, storage="fp8"), TINY)
+    resumed.restore(stored.snapshot())
+    assert view.k is not None
+    assert torch.equal(resumed.view(0).k, view.k)  # type: ignore[arg-type]
+
+
+def test_a_rollout_from_eight_bit_memory_stays_near_the_exact_one() -> None:
+    config = MemoryConfig(window=2, schedule=(1, 4, 2), max_frames=50)
+    exact = play(config)
+    stored = play(dataclasses.replace(config, storage="fp8"))
+    error = float((stored - exact).square().mean().sqrt() / exact.square().mean().sqrt())
+    assert 0 < error < 0.02
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        MemoryConfig(window=2, schedule=(1, 4, 2), max_frames=50, max_age=4),
+        MemoryConfig(window=3, schedule=(2, 4), max_frames=6, storage="fp8"),
+        MemoryConfig(policy="full", window=2, max_frames=50),
+        MemoryConfig(policy="window", window=3, max_frames=50),
+    ],
+)
+def test_the_kernel_reads_the_memory_that_the_processor_reads(config: MemoryConfig) -> None:
+    plain = play(config, frames=8)
+    with relic_kernels.force("triton"):
+        through_kernels = play(config, frames=8)
+    torch.testing.assert_close(through_kernels, plain, rtol=1e-4, atol=1e-4)
+
+
+def test_the_kernels_layout_goes_back_with_the_memory() -> None:
+    memory = make_memory(MemoryConfig(window=2, schedule=(2, 4), max_frames=50, storage="fp8"), TINY)
+    k, v = kv(9)
+    for frame in range(6):
+        memory.append(k[:, :, frame : frame + 1], v[:, :, frame : frame + 1])
+    snapshot = memory.snapshot()
+    before = [part.k.float().clone() for part in memory.parts().parts(1) if part is not None]
+    for frame in range(6, 9):
+        memory.append(k[:, :, frame : frame + 1], v[:, :, frame : frame + 1])
+        memory.parts()
+    memory.restore(snapshot)
+    after = [part.k.float() for part in memory.parts().parts(1) if part is not None]
+    assert len(before) == 2
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    fresh = make_memory(memory.config, TINY)
+    assert fresh.parts().parts(0) == (None, None)

@@ -3,15 +3,12 @@
 import torch
 from torch import Tensor
 
-TOLERANCE = {torch.float32: 2e-6, torch.float16: 2e-3}
+from relic_kernels.checks import BOUNDS, relative_rms
+
+TOLERANCE = {torch.float32: BOUNDS[torch.float32], torch.float16: BOUNDS[torch.float16]}
 """Relative root mean square error allowed for inputs of a dtype."""
 
-
-def relative_rms(found: Tensor, truth: Tensor) -> float:
-    """Root mean square error as a share of the truth's root mean square."""
-    found, truth = found.detach().double(), truth.detach().double()
-    error = (found - truth).square().mean().sqrt()
-    return float(error / truth.square().mean().sqrt().clamp(min=1e-30))
+__all__ = ["TOLERANCE", "assert_close", "gradients", "relative_rms"]
 
 
 def assert_close(name: str, found: Tensor, truth: Tensor, tolerance: float) -> None:

@@ -9,7 +9,7 @@ from relic_kernels.qk_norm_rope_pose import reference
 from tests.relic_kernels.closeness import TOLERANCE, assert_close, gradients
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
-SHAPES = [(1, 1, 1, 16), (2, 7, 3, 10), (3, 17, 2, 64), (2, 33, 5, 64), (1, 63, 2, 128)]
+SHAPES = [(1, 1, 1, 16), (2, 7, 3, 10), (3, 17, 2, 64), (2, 33, 1, 64), (1, 65, 1, 128)]
 """Groups, tokens, heads, head width."""
 
 
@@ -25,9 +25,16 @@ def inputs(shape: tuple[int, int, int, int], dtype: torch.dtype, pose_rows: int)
     return [tensor.to(dtype).requires_grad_() for tensor in drawn], turns
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16], ids=str)
-@pytest.mark.parametrize("one_pose", [True, False])
-@pytest.mark.parametrize("shape", SHAPES, ids=str)
+@pytest.mark.parametrize(
+    ("shape", "one_pose", "dtype"),
+    [
+        *((shape, True, torch.float32) for shape in SHAPES),
+        *((shape, False, torch.float32) for shape in SHAPES[1:3]),
+        (SHAPES[2], True, torch.float16),
+        (SHAPES[2], False, torch.float16),
+    ],
+    ids=str,
+)
 def test_outputs_and_gradients_are_the_references(
     shape: tuple[int, int, int, int], one_pose: bool, dtype: torch.dtype
 ) -> None:

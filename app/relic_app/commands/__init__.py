@@ -131,12 +131,42 @@ COMMANDS: Final = (
             Command(name="block", summary="time of a block as history grows", module="relic_app.commands.bench_block"),
             Command(name="parts", summary="what a block's time is spent on", module="relic_app.commands.bench_parts"),
             Command(
+                name="passes",
+                summary="a block's network time beside its matrix products",
+                module="relic_app.commands.bench_passes",
+            ),
+            Command(
+                name="history",
+                summary="time and bytes of a block at histories up to minutes",
+                module="relic_app.commands.bench_history",
+            ),
+            Command(
+                name="rollout",
+                summary="frames a second of a walk without a page",
+                module="relic_app.commands.bench_rollout",
+            ),
+            Command(
+                name="start",
+                summary="where the time goes until the first frames",
+                module="relic_app.commands.bench_start",
+            ),
+            Command(
                 name="replay",
                 summary="memory and time of replayed back-propagation",
                 module="relic_app.commands.bench_replay",
             ),
+            Command(
+                name="kernels",
+                summary="what the GPU kernels compile to, move, get right, and take",
+                module="relic_app.commands.bench_kernels",
+            ),
             Command(name="page", summary="frame rate and latency in a browser", module="relic_app.commands.bench_page"),
         ),
+    ),
+    Command(
+        name="plan",
+        summary="memory and speed of a world on a machine, before anything is loaded",
+        module="relic_app.commands.plan",
     ),
     Command(name="doctor", summary="check that this machine can play", module="relic_app.commands.doctor"),
 )

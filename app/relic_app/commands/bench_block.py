@@ -21,7 +21,7 @@ def run(options: argparse.Namespace) -> int:
         ValueError: a bad number or an unknown policy.
         FileNotFoundError: no such weights.
     """
-    from relic.benchmark import block_times, format_block_times
+    from relic.benchmarks.blocks import block_times, format_block_times
     from relic.world import World
 
     world = World.load(options.weights)

@@ -23,7 +23,7 @@ def run(options: argparse.Namespace) -> int:
     """
     import torch
 
-    from relic.benchmark import format_part_times, part_times
+    from relic.benchmarks.blocks import format_part_times, part_times
     from relic.world import World
 
     if options.threads is not None:

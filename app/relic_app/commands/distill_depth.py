@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from relic_app.training_options import exit_status
+from relic_app.training_options import add_session_arguments, exit_status, lengthened
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; the same call goes on in it")
     parser.add_argument("--recipe", default="mini", help="named configuration (relic_distill.recipes)")
     parser.add_argument("--minutes", type=float, default=10.0, help="training time")
-    parser.add_argument("--steps", type=int, default=0, help="optimiser steps instead of --minutes")
+    add_session_arguments(parser)
     parser.add_argument("--start-from", type=Path, help="depth weights to go on from")
 
 
@@ -29,8 +29,6 @@ def run(options: argparse.Namespace) -> int:
     from relic_distill.recipes import DEPTH_RECIPES, find_recipe
     from relic_distill.stage_depth import train_depth
 
-    config = find_recipe(DEPTH_RECIPES, options.recipe, options.minutes)
+    config = lengthened(find_recipe(DEPTH_RECIPES, options.recipe, options.minutes), options)
     config = dataclasses.replace(config, start_from=options.start_from)
-    if options.steps:
-        config = dataclasses.replace(config, loop=dataclasses.replace(config.loop, steps=options.steps))
     return exit_status(train_depth(config, options.data, options.out))

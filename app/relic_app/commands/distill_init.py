@@ -40,7 +40,13 @@ def run(options: argparse.Namespace) -> int:
     config = lengthened(find_recipe(INIT_RECIPES, options.recipe, options.minutes), options)
     if options.forcing is not None:
         config = dataclasses.replace(config, forcing=options.forcing)
+    if config.forcing == "consistency" and options.paths is not None:
+        raise ValueError(
+            f"--forcing consistency follows a network and reads no paths: leave --paths {options.paths} out"
+        )
     if options.dry_run:
         return print_plan("init", config)
+    if config.forcing != "consistency" and options.paths is None:
+        raise ValueError(f"--forcing {config.forcing} regresses trajectories: name their folder with --paths")
     outcome = train_init(config, files_of(options), options.out, teacher=options.teacher, paths=options.paths)
     return exit_status(outcome)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from relic_app.training_options import exit_status
+from relic_app.training_options import add_session_arguments, exit_status, loop_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -13,7 +13,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder that `relic data render` wrote")
     parser.add_argument("--out", type=Path, required=True, help="folder of the run; the same call goes on in it")
     parser.add_argument("--minutes", type=float, default=45.0, help="training time")
-    parser.add_argument("--steps", type=int, default=0, help="optimiser steps instead of --minutes")
+    add_session_arguments(parser)
     parser.add_argument("--batch", type=int, default=4, help="windows a step")
     parser.add_argument("--start-from", type=Path, help="VAE weights to go on from")
     parser.add_argument("--decoder-only", action="store_true", help="keep the encoder of --start-from")
@@ -38,7 +38,7 @@ def run(options: argparse.Namespace) -> int:
     from relic_distill.stage_vae import VaeTrainConfig, train_vae
 
     config = VaeTrainConfig(
-        loop=LoopConfig(minutes=options.minutes, steps=options.steps),
+        loop=loop_of(LoopConfig(minutes=options.minutes, steps=options.steps), options),
         batch=options.batch,
         start_from=options.start_from,
         decoder_only=options.decoder_only,

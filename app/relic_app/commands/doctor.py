@@ -3,165 +3,71 @@
 from __future__ import annotations
 
 import argparse
-import importlib.metadata
-import os
-import platform
-import shutil
-import sys
-from collections.abc import Callable
-from dataclasses import dataclass
+import dataclasses
+import json
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-_PACKAGES = ("torch", "transformers", "gradio", "fastapi", "uvicorn", "websockets", "numpy", "pillow")
+if TYPE_CHECKING:
+    from relic_app.diagnosis import Finding
+    from relic_app.prospects import Prospect
 
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Finding:
-    """The result of one check.
-
-    Attributes:
-        name: what was checked.
-        ok: whether it is as it should be.
-        detail: what was found.
-        remedy: what to do when not ok.
-    """
-
-    name: str
-    ok: bool
-    detail: str
-    remedy: str = ""
+_MARKS = {"ok": "ok  ", "warn": "warn", "fail": "FAIL"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `relic doctor`."""
     parser.add_argument("--weights", type=Path, help="weights folder (default: $RELIC_WEIGHTS or weights/)")
+    parser.add_argument("--json", action="store_true", help="print JSON")
 
 
 def run(options: argparse.Namespace) -> int:
-    """Run every check and print it; the status is 1 when one failed."""
-    checks: tuple[Callable[[], Finding], ...] = (
-        _python,
-        _packages,
-        _processor,
-        _accelerator,
-        _ffmpeg,
-        _text_encoder,
-        lambda: _weights(options.weights),
-        lambda: _gallery(options.weights),
-        _disk,
-    )
-    failed = 0
-    for check in checks:
-        finding = check()
-        print(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.name}: {finding.detail}", flush=True)
-        if not finding.ok:
-            failed += 1
-            print(f"      -> {finding.remedy}", flush=True)
-    print("everything is fine: `relic play`" if not failed else f"{failed} to mend")
+    """Run every check and print it; the status is 1 when playing lacks something."""
+    from relic_app.diagnosis import diagnose
+
+    findings: list[Finding] = []
+    for finding in diagnose(options.weights):
+        findings.append(finding)
+        if not options.json:
+            _print(finding)
+    failed = sum(finding.status == "fail" for finding in findings)
+    worlds = _prospects(options.weights)
+    if options.json:
+        print(
+            json.dumps(
+                {
+                    "ok": not failed,
+                    "findings": [dataclasses.asdict(finding) for finding in findings],
+                    "presets": [dataclasses.asdict(world) for world in worlds],
+                },
+                indent=2,
+            )
+        )
+        return 1 if failed else 0
+    for world in worlds:
+        print(f"{'ok  ' if world.runs else '--  '}  preset {world.preset}: {world.detail}")
+    warned = sum(finding.status == "warn" for finding in findings)
+    if failed:
+        print(f"{failed} to mend before playing")
+    elif warned:
+        print(f"playing lacks nothing: `relic play`; {warned} for other work")
+    else:
+        print("everything is fine: `relic play`")
     return 1 if failed else 0
 
 
-def _python() -> Finding:
-    version = platform.python_version()
-    return Finding(
-        name="Python",
-        ok=sys.version_info >= (3, 11),
-        detail=f"{version} on {platform.system()} {platform.machine()}",
-        remedy="install Python 3.11 or newer",
-    )
+def _print(finding: Finding) -> None:
+    print(f"{_MARKS[finding.status]}  {finding.name}: {finding.detail}", flush=True)
+    if finding.status != "ok":
+        print(f"      -> {finding.remedy}", flush=True)
 
 
-def _packages() -> Finding:
-    found, missing = [], []
-    for package in _PACKAGES:
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            missing.append(package)
-    return Finding(
-        name="packages",
-        ok=not missing,
-        detail=f"missing: {', '.join(missing)}" if missing else ", ".join(found),
-        remedy=f"pip install {' '.join(missing)}",
-    )
-
-
-def _processor() -> Finding:
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return Finding(
-        name="processor",
-        ok=cores >= 2,
-        detail=f"{cores} core{'s' if cores != 1 else ''}",
-        remedy="one core is shared by world and browser: expect less than 16 frames a second",
-    )
-
-
-def _accelerator() -> Finding:
-    import torch
-
-    if torch.cuda.is_available():
-        return Finding(name="accelerator", ok=True, detail=torch.cuda.get_device_name(0))
-    return Finding(name="accelerator", ok=True, detail="none; the mini world plays on the CPU")
-
-
-def _ffmpeg() -> Finding:
-    import imageio_ffmpeg
-
+def _prospects(weights: Path | None) -> list[Prospect]:
+    """What the presets need; nothing where torch itself is missing, which a check has said."""
     try:
-        detail = f"{imageio_ffmpeg.get_ffmpeg_version()} for recordings"
-    except (RuntimeError, OSError) as error:
-        return Finding(name="ffmpeg", ok=False, detail=str(error), remedy="pip install 'imageio[ffmpeg]'")
-    return Finding(name="ffmpeg", ok=True, detail=detail)
+        from relic.weights import default_weights_dir
+        from relic_app.prospects import prospects, this_machine
 
-
-def _text_encoder() -> Finding:
-    from relic.text import find_minilm
-
-    try:
-        detail = str(find_minilm())
-    except FileNotFoundError as error:
-        return Finding(name="text encoder", ok=False, detail="not installed", remedy=str(error))
-    return Finding(name="text encoder", ok=True, detail=detail)
-
-
-def _weights(given: Path | None) -> Finding:
-    from relic.weights import default_weights_dir, read_manifest
-
-    folder = given or default_weights_dir()
-    try:
-        manifest = read_manifest(folder)
-    except (OSError, ValueError) as error:
-        return Finding(
-            name="weights", ok=False, detail=str(error), remedy="fetch weights/ whole, or name it: --weights"
-        )
-    return Finding(name="weights", ok=True, detail=f"{', '.join(manifest.files)} in {folder}, intact")
-
-
-def _gallery(given: Path | None) -> Finding:
-    from relic.weights import default_weights_dir
-    from relic_app.gallery import Gallery
-
-    try:
-        count = len(Gallery.load(given or default_weights_dir()).pictures)
-    except (OSError, ValueError) as error:
-        return Finding(
-            name="gallery", ok=False, detail=str(error), remedy="fetch the weights folder whole, gallery too"
-        )
-    return Finding(
-        name="gallery",
-        ok=count > 0,
-        detail=f"{count} start pictures",
-        remedy="the gallery is empty: fetch the weights folder whole",
-    )
-
-
-def _disk() -> Finding:
-    import tempfile
-
-    free = shutil.disk_usage(tempfile.gettempdir()).free
-    return Finding(
-        name="disk",
-        ok=free > 500 * 2**20,
-        detail=f"{free / 2**30:.1f} GB free for recordings in {tempfile.gettempdir()}",
-        remedy="free some space, or point TMPDIR elsewhere",
-    )
+        return list(prospects(this_machine(), weights or default_weights_dir()))
+    except ImportError:
+        return []

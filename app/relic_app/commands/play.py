@@ -11,10 +11,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relic_app.world_options import WorldSource, add_world_arguments, world_source
+
 if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from relic.world import World
+    from relic_app.gallery import Gallery
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -23,15 +26,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--port", type=int, help="port to listen on (default: 7860 or the next free one)")
     parser.add_argument("--sessions", type=int, default=2, help="players at once; others are told to wait")
     parser.add_argument("--threads", type=int, help="CPU threads for the world (default: all cores but one)")
-    parser.add_argument("--weights", type=Path, help="weights folder (default: $RELIC_WEIGHTS or weights/)")
     parser.add_argument("--open", action="store_true", help="open the page in the browser")
+    add_world_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Serve until interrupted.
 
     Raises:
-        ValueError: the port is taken, a bad number, or a weights folder that is no world.
+        ValueError: the port is taken, a bad number, or what `world_source` refuses.
         FileNotFoundError: no weights.
     """
     if options.threads is not None and options.threads < 1:
@@ -44,19 +47,17 @@ def run(options: argparse.Namespace) -> int:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
-    from relic.weights import default_weights_dir, read_manifest
     from relic_app.server import bind
 
-    weights = options.weights or default_weights_dir()
-    read_manifest(weights, verify=False)
+    source = world_source(options)
     listener = bind(options.host, options.port)
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with tempfile.TemporaryDirectory(prefix="relic-recordings-") as recordings:
         app = build_app(
-            load=lambda report: load_world(weights, options.threads or default_threads(), report),
-            weights=weights,
+            load=lambda report: load_world(source, options.threads or default_threads(), report),
+            gallery=source.gallery(),
             sessions=options.sessions,
             recordings=Path(recordings),
         )
@@ -74,31 +75,28 @@ def default_threads() -> int:
     return max(1, (os.cpu_count() or 1) - 1)
 
 
-def load_world(weights: Path, threads: int, report: Callable[[str, float], None]) -> World:
+def load_world(source: WorldSource, threads: int, report: Callable[[str, float], None]) -> World:
     """Load the world in the calling thread, telling `report` what is being done."""
     report("waking the network", 0.1)
     import torch
 
-    from relic.world import World
-
     torch.set_num_threads(threads)
     report("remembering what rooms look like", 0.4)
-    return World.load(weights)
+    return source.load()
 
 
 def build_app(
-    *, load: Callable[[Callable[[str, float], None]], World], weights: Path, sessions: int, recordings: Path
+    *, load: Callable[[Callable[[str, float], None]], World], gallery: Gallery, sessions: int, recordings: Path
 ) -> FastAPI:
     """Put the server together, page included; the world is loaded once the app has started.
 
     Args:
         load: loads the world, in the worker's thread.
-        weights: weights folder, for its gallery.
+        gallery: start pictures.
         sessions: players at once.
         recordings: folder for finished recordings.
     """
     from relic_app.connection import Services
-    from relic_app.gallery import Gallery
     from relic_app.page import mount_page
     from relic_app.server import create_api
     from relic_app.sessions import SessionManager, WorldHost
@@ -107,7 +105,7 @@ def build_app(
 
     services = Services(
         manager=SessionManager(WorldHost(Worker(), load), sessions),
-        gallery=Gallery.load(weights),
+        gallery=gallery,
         uploads=UploadStore(),
         recordings=recordings,
     )

@@ -8,6 +8,8 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relic_app.world_options import add_world_arguments, world_source
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -38,14 +40,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="the video, .mp4 or .gif")
     parser.add_argument("--move", type=float, default=0.75, help="metres a second of a held key")
     parser.add_argument("--turn", type=float, default=40.0, help="degrees a second of a held key")
-    parser.add_argument("--weights", type=Path, help="weights folder (default: $RELIC_WEIGHTS or weights/)")
+    add_world_arguments(parser)
 
 
 def run(options: argparse.Namespace) -> int:
     """Check everything, then load the world, play and write.
 
     Raises:
-        ValueError: a bad picture, script, time, seed or output name.
+        ValueError: a bad picture, script, time, seed or output name, or what `world_source` refuses.
         FileNotFoundError: no such picture, script file, folder or weights.
     """
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
@@ -53,21 +55,16 @@ def run(options: argparse.Namespace) -> int:
     from relic.action_files import load_actions
     from relic.actions import Speeds
     from relic.config import mini
-    from relic.weights import default_weights_dir, read_manifest
     from relic_app.uploads import decode_picture
 
     check_output(options.out)
     check_seed(options.seed)
     picture = decode_picture(options.image.read_bytes(), str(options.image))
     speeds = Speeds(translation_m_per_s=options.move, rotation_deg_per_s=options.turn)
-    weights = options.weights or default_weights_dir()
-    read_manifest(weights, verify=False)
+    source = world_source(options)
     fps = mini().fps
     actions = fit_actions(load_actions(options.actions, speeds, fps), options.seconds, fps)
-
-    from relic.world import World
-
-    world = World.load(weights)
+    world = source.load()
     frames, poses = roll_out(world, picture, options.prompt, actions, options.seed)
     written = write_rollout(options.out, frames, poses, world)
     print("wrote " + ", ".join(str(path) for path in written))

@@ -11,87 +11,65 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from relic_kernels.configurations import attention_tile, target_of
 from relic_kernels.dispatch import blocks_of
-from relic_kernels.memory_attention.triton_impl import (
-    BLOCK_M,
-    BLOCK_N,
-    LAUNCH,
-    _load_halves,
-    _load_keys,
-    _load_values,
-    _logits,
-    _scaled,
-    readable,
-)
-
-
-@triton.jit
-def _load_rows(X, batch, row, rows, head, heads, present, D: tl.constexpr):
-    at = ((batch * rows + row)[:, None] * heads + head) * D + tl.arange(0, D)[None, :]
-    return tl.load(X + at, mask=present[:, None], other=0.0)
-
-
-@triton.jit
-def _store_halves(X, row, head, heads, present, even, odd, D: tl.constexpr):
-    half = tl.arange(0, D // 2)
-    at = (row[:, None] * heads + head) * D + 2 * half[None, :]
-    tl.store(X + at, even.to(X.dtype.element_ty), mask=present[:, None])
-    tl.store(X + at + 1, odd.to(X.dtype.element_ty), mask=present[:, None])
+from relic_kernels.memory_attention.tiles import load_keys, load_scales, load_tile, store_tile, turn
+from relic_kernels.memory_attention.triton_impl import LOG2_E, readable, scaled
 
 
 @triton.jit
 def _query_gradient_of_part(
-    dq_even, dq_odd, q_even, q_odd, grad, lse, delta, K, V, K_SCALE, V_SCALE, TURNS, batch, tokens, head, heads,
-    softmax_scale, D: tl.constexpr, BN: tl.constexpr, SCALED: tl.constexpr,
+    dq, q, grad, lse, delta, K, V, K_SCALE, V_SCALE, TURNS, batch, tokens, head, heads, softmax_scale,
+    D: tl.constexpr, BN: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
+    rows = tl.arange(0, BN)
     for start in range(0, tokens, BN):
-        token = start + tl.arange(0, BN).to(tl.int64)
-        logits, k_even, k_odd = _logits(
-            q_even, q_odd, K, K_SCALE, TURNS, batch, token, tokens, head, heads, softmax_scale, D, SCALED
-        )
-        weight = tl.exp(logits - lse[:, None])
-        value = _load_values(V, V_SCALE, batch, token, tokens, head, heads, D, SCALED).to(grad.dtype)
-        by_weight = tl.dot(grad, tl.trans(value), input_precision="ieee")
-        d_logits = (weight * (by_weight - delta[:, None]) * softmax_scale).to(q_even.dtype)
-        dq_even += tl.dot(d_logits, k_even, input_precision="ieee")
-        dq_odd += tl.dot(d_logits, k_odd, input_precision="ieee")
-    return dq_even, dq_odd
+        present = rows < tokens - start
+        k = load_keys(K, TURNS, batch, start, rows, tokens, head, heads, present, D)
+        value = load_tile(V, batch * tokens + start, rows, head, heads, present, D)
+        if SCALED:
+            k *= load_scales(K_SCALE, batch * tokens + start, rows, head, heads, present)[:, None]
+            value *= load_scales(V_SCALE, batch * tokens + start, rows, head, heads, present)[:, None]
+        k = k.to(q.dtype)
+        logits = tl.dot(q, tl.trans(k), input_precision="ieee") * (softmax_scale * LOG2_E)
+        weight = tl.where(present[None, :], tl.exp2(logits - lse[:, None]), 0.0)
+        by_weight = tl.dot(grad, tl.trans(value.to(grad.dtype)), input_precision="ieee")
+        d_logits = weight * (by_weight - delta[:, None]) * softmax_scale
+        dq = tl.dot(d_logits.to(q.dtype), k, dq, input_precision="ieee")
+    return dq
 
 
 @triton.jit
 def query_gradient_kernel(
-    Q, GRAD, LSE, DELTA, K0, V0, T0, KS0, VS0, K1, V1, T1, KS1, VS1, K2, V2, T2, KS2, VS2, DQ,
+    Q, OUT, GRAD, LSE, DELTA, K0, V0, T0, KS0, VS0, K1, V1, T1, KS1, VS1, K2, V2, T2, KS2, VS2, DQ,
     rows, tokens0, tokens1, tokens2, heads, softmax_scale,
     D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     SCALED0: tl.constexpr, SCALED1: tl.constexpr, SCALED2: tl.constexpr,
 ):  # fmt: skip
-    """Grid (query blocks, batch x heads)."""
+    """Grid (query blocks, batch x heads). Also writes DELTA `(B, H, L)`, each query's sum of gradient x output."""
     batch = (tl.program_id(1) // heads).to(tl.int64)
     head = tl.program_id(1) % heads
-    row = tl.program_id(0) * BM + tl.arange(0, BM).to(tl.int64)
-    present = row < rows
-    q_even, q_odd = _load_halves(Q, batch * rows + row, head, heads, present, D)
-    q_even = q_even.to(Q.dtype.element_ty)
-    q_odd = q_odd.to(Q.dtype.element_ty)
-    grad = _load_rows(GRAD, batch, row, rows, head, heads, present, D)
-    at = (batch * heads + head) * rows + row
+    first = tl.program_id(0) * BM
+    local = tl.arange(0, BM)
+    present = local < rows - first
+    q = load_tile(Q, batch * rows + first, local, head, heads, present, D).to(Q.dtype.element_ty)
+    grad = load_tile(GRAD, batch * rows + first, local, head, heads, present, D).to(GRAD.dtype.element_ty)
+    at = (batch * heads + head) * rows + first + local
     lse = tl.load(LSE + at, mask=present, other=0.0)
-    delta = tl.load(DELTA + at, mask=present, other=0.0)
-    dq_even = tl.zeros((BM, D // 2), tl.float32)
-    dq_odd = tl.zeros((BM, D // 2), tl.float32)
-    dq_even, dq_odd = _query_gradient_of_part(
-        dq_even, dq_odd, q_even, q_odd, grad, lse, delta, K0, V0, KS0, VS0, T0, batch, tokens0, head, heads,
-        softmax_scale, D, BN, SCALED0,
-    )  # fmt: skip
-    dq_even, dq_odd = _query_gradient_of_part(
-        dq_even, dq_odd, q_even, q_odd, grad, lse, delta, K1, V1, KS1, VS1, T1, batch, tokens1, head, heads,
-        softmax_scale, D, BN, SCALED1,
-    )  # fmt: skip
-    dq_even, dq_odd = _query_gradient_of_part(
-        dq_even, dq_odd, q_even, q_odd, grad, lse, delta, K2, V2, KS2, VS2, T2, batch, tokens2, head, heads,
-        softmax_scale, D, BN, SCALED2,
-    )  # fmt: skip
-    _store_halves(DQ, batch * rows + row, head, heads, present, dq_even, dq_odd, D)
+    out = load_tile(OUT, batch * rows + first, local, head, heads, present, D)
+    delta = tl.sum(grad.to(tl.float32) * out, 1)
+    tl.store(DELTA + at, delta, mask=present)
+    dq = tl.zeros((BM, D), tl.float32)
+    dq = _query_gradient_of_part(
+        dq, q, grad, lse, delta, K0, V0, KS0, VS0, T0, batch, tokens0, head, heads, softmax_scale, D, BN, SCALED0
+    )
+    dq = _query_gradient_of_part(
+        dq, q, grad, lse, delta, K1, V1, KS1, VS1, T1, batch, tokens1, head, heads, softmax_scale, D, BN, SCALED1
+    )
+    dq = _query_gradient_of_part(
+        dq, q, grad, lse, delta, K2, V2, KS2, VS2, T2, batch, tokens2, head, heads, softmax_scale, D, BN, SCALED2
+    )
+    store_tile(DQ, batch * rows + first, local, head, heads, present, dq, D)
 
 
 @triton.jit
@@ -102,41 +80,30 @@ def own_gradient_kernel(
     """Grid (key blocks, batch x heads); keys are turned as they are read, their gradients turned back."""
     batch = (tl.program_id(1) // heads).to(tl.int64)
     head = tl.program_id(1) % heads
-    token = tl.program_id(0) * BN + tl.arange(0, BN).to(tl.int64)
-    present = token < tokens
-    k_even, k_odd = _load_keys(K, TURNS, batch, token, tokens, head, heads, present, D)
-    k_even = k_even.to(Q.dtype.element_ty)
-    k_odd = k_odd.to(Q.dtype.element_ty)
-    value = _load_rows(V, batch, token, tokens, head, heads, present, D)
-    dk_even = tl.zeros((BN, D // 2), tl.float32)
-    dk_odd = tl.zeros((BN, D // 2), tl.float32)
+    first = tl.program_id(0) * BN
+    local = tl.arange(0, BN)
+    present = local < tokens - first
+    k = load_keys(K, TURNS, batch, first, local, tokens, head, heads, present, D).to(Q.dtype.element_ty)
+    value = load_tile(V, batch * tokens + first, local, head, heads, present, D).to(V.dtype.element_ty)
+    dk = tl.zeros((BN, D), tl.float32)
     dv = tl.zeros((BN, D), tl.float32)
+    asking = tl.arange(0, BM)
     for start in range(0, rows, BM):
-        row = start + tl.arange(0, BM).to(tl.int64)
-        asked = row < rows
-        q_even, q_odd = _load_halves(Q, batch * rows + row, head, heads, asked, D)
-        q_even = q_even.to(Q.dtype.element_ty)
-        q_odd = q_odd.to(Q.dtype.element_ty)
-        grad = _load_rows(GRAD, batch, row, rows, head, heads, asked, D)
-        at = (batch * heads + head) * rows + row
+        asked = asking < rows - start
+        q = load_tile(Q, batch * rows + start, asking, head, heads, asked, D).to(Q.dtype.element_ty)
+        grad = load_tile(GRAD, batch * rows + start, asking, head, heads, asked, D).to(GRAD.dtype.element_ty)
+        at = (batch * heads + head) * rows + start + asking
         lse = tl.load(LSE + at, mask=asked, other=0.0)
         delta = tl.load(DELTA + at, mask=asked, other=0.0)
-        logits = tl.dot(q_even, tl.trans(k_even), input_precision="ieee")
-        logits += tl.dot(q_odd, tl.trans(k_odd), input_precision="ieee")
-        weight = tl.where(asked[:, None], tl.exp(logits * softmax_scale - lse[:, None]), 0.0)
-        dv += tl.dot(tl.trans(weight.to(grad.dtype)), grad, input_precision="ieee")
-        by_weight = tl.dot(grad, tl.trans(value), input_precision="ieee")
-        d_logits = (weight * (by_weight - delta[:, None]) * softmax_scale).to(q_even.dtype)
-        dk_even += tl.dot(tl.trans(d_logits), q_even, input_precision="ieee")
-        dk_odd += tl.dot(tl.trans(d_logits), q_odd, input_precision="ieee")
-    half = tl.arange(0, D // 2)
-    at_turn = (token[:, None] * (D // 2) + half[None, :]) * 2
-    cos = tl.load(TURNS + at_turn, mask=present[:, None], other=1.0)
-    sin = tl.load(TURNS + at_turn + 1, mask=present[:, None], other=0.0)
-    at_token = batch * tokens + token
-    _store_halves(DK, at_token, head, heads, present, dk_even * cos + dk_odd * sin, dk_odd * cos - dk_even * sin, D)
-    at_value = (at_token[:, None] * heads + head) * D + tl.arange(0, D)[None, :]
-    tl.store(DV + at_value, dv.to(DV.dtype.element_ty), mask=present[:, None])
+        logits = tl.dot(k, tl.trans(q), input_precision="ieee") * (softmax_scale * LOG2_E)
+        weight = tl.where(asked[None, :], tl.exp2(logits - lse[None, :]), 0.0)
+        dv = tl.dot(weight.to(grad.dtype), grad, dv, input_precision="ieee")
+        by_weight = tl.dot(value, tl.trans(grad), input_precision="ieee")
+        d_logits = weight * (by_weight - delta[None, :]) * softmax_scale
+        dk = tl.dot(d_logits.to(q.dtype), q, dk, input_precision="ieee")
+    dk = turn(dk, TURNS, first, local, present, True, D)
+    store_tile(DK, batch * tokens + first, local, head, heads, present, dk, D)
+    store_tile(DV, batch * tokens + first, local, head, heads, present, dv, D)
 
 
 def backward(
@@ -151,17 +118,22 @@ def backward(
     """Gradients of q, and of the block's keys and values; all tensors contiguous."""
     batch, rows, heads, width = q.shape
     pooled, window = (readable(part) for part in memory)
-    delta = (grad.float() * out.float()).sum(-1).transpose(1, 2).contiguous()
+    delta = torch.empty_like(lse)
     dq, dk, dv = torch.empty_like(q), torch.empty_like(own[0]), torch.empty_like(own[1])
-    query_gradient_kernel[(blocks_of(rows, BLOCK_M), batch * heads)](
-        q, grad, lse, delta, *pooled, *window, *own, dq,
+    target = target_of(q.device)
+    tile = attention_tile("query_gradient", target, width, q.dtype)
+    query_gradient_kernel[(blocks_of(rows, tile.queries), batch * heads)](
+        q, out, grad, lse, delta, *pooled, *window, *own, dq,
         rows, pooled[0].shape[1], window[0].shape[1], own[0].shape[1], heads, softmax_scale,
-        D=width, BM=BLOCK_M, BN=BLOCK_N, SCALED0=_scaled(pooled), SCALED1=_scaled(window), SCALED2=_scaled(own),
-        **LAUNCH,
+        D=width, BM=tile.queries, BN=tile.keys,
+        SCALED0=scaled(pooled), SCALED1=scaled(window), SCALED2=scaled(own),
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     tokens = own[0].shape[1]
-    own_gradient_kernel[(blocks_of(tokens, BLOCK_N), batch * heads)](
+    tile = attention_tile("own_gradient", target, width, q.dtype)
+    own_gradient_kernel[(blocks_of(tokens, tile.keys), batch * heads)](
         q, grad, lse, delta, own[0], own[1], own[2], dk, dv, rows, tokens, heads, softmax_scale,
-        D=width, BM=BLOCK_M, BN=BLOCK_N, **LAUNCH,
+        D=width, BM=tile.queries, BN=tile.keys,
+        num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip
     return dq, dk, dv

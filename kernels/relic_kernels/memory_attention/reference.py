@@ -33,11 +33,15 @@ def attention_weights(
 ) -> tuple[Tensor, Tensor]:
     """Weights `(B, H, L, T)` and values `(B, T, H, D)` of all parts together, in the dtype of the computation."""
     wide = working_dtype(q)
-    parts = [*memory, own]
-    keys = torch.cat([_rotate(_read(k, k_scale, wide), turns.to(wide)) for k, _, turns, k_scale, _ in parts], dim=1)
-    values = torch.cat([_read(v, v_scale, wide) for _, v, _, _, v_scale in parts], dim=1)
+    keys, values = joined([*memory, own], wide)
     logits = torch.einsum("blhd,bthd->bhlt", q.to(wide), keys) * softmax_scale
     return logits.softmax(-1), values
+
+
+def joined(parts: Sequence[Sequence[Tensor]], wide: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Turned keys and values `(B, T, H, D)` of all parts, dequantised to a dtype and concatenated."""
+    keys = [_rotate(_read(k, k_scale, wide), turns.to(wide)) for k, _, turns, k_scale, _ in parts]
+    return torch.cat(keys, dim=1), torch.cat([_read(v, v_scale, wide) for _, v, _, _, v_scale in parts], dim=1)
 
 
 def memory_attention_backward(
@@ -50,8 +54,7 @@ def memory_attention_backward(
     tokens = own[0].shape[1]
     by_weight = torch.einsum("blhd,bthd->bhlt", g, values)
     logits = weights * (by_weight - (by_weight * weights).sum(-1, keepdim=True)) * softmax_scale
-    parts = [*memory, own]
-    keys = torch.cat([_rotate(_read(k, k_scale, wide), turns.to(wide)) for k, _, turns, k_scale, _ in parts], dim=1)
+    keys, _ = joined([*memory, own], wide)
     dq = torch.einsum("bhlt,bthd->blhd", logits, keys)
     first = weights.shape[-1] - tokens
     dk = torch.einsum("bhlt,blhd->bthd", logits[..., first:], q.to(wide))

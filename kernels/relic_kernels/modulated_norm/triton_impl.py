@@ -13,10 +13,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from relic_kernels.dispatch import blocks_of, warps_for
-
-CHUNK = 16
-"""Rows that one program of a backward kernel sums over."""
+from relic_kernels.configurations import CHUNK, row_warps
+from relic_kernels.dispatch import blocks_of
 
 
 @triton.jit
@@ -48,12 +46,10 @@ def modulated_norm_bwd_kernel(
     scale = 1.0 + tl.load(SCALE + group * M + column, mask=inside, other=0.0).to(tl.float32)
     dshift = tl.zeros((BLOCK,), tl.float32)
     dscale = tl.zeros((BLOCK,), tl.float32)
-    for step in range(CHUNK):
-        local = chunk * CHUNK + step
-        present = inside & (local < rows)
+    for local in range(chunk * CHUNK, tl.minimum((chunk + 1) * CHUNK, rows)):
         row = group * rows + local
-        x = tl.load(X + row * M + column, mask=present, other=0.0).to(tl.float32)
-        grad = tl.load(GRAD + row * M + column, mask=present, other=0.0).to(tl.float32)
+        x = tl.load(X + row * M + column, mask=inside, other=0.0).to(tl.float32)
+        grad = tl.load(GRAD + row * M + column, mask=inside, other=0.0).to(tl.float32)
         mean = tl.sum(x, 0) / M
         centred = tl.where(inside, x - mean, 0.0)
         inverse = 1.0 / tl.sqrt(tl.sum(centred * centred, 0) / M + eps)
@@ -63,7 +59,7 @@ def modulated_norm_bwd_kernel(
         inner = grad * scale
         along = tl.sum(inner * normed, 0) / M
         dx = (inner - tl.sum(inner, 0) / M - normed * along) * inverse
-        tl.store(DX + row * M + column, dx.to(DX.dtype.element_ty), mask=present)
+        tl.store(DX + row * M + column, dx.to(DX.dtype.element_ty), mask=inside)
     out = (group * chunks + chunk) * M + column
     tl.store(DSHIFT + out, dshift, mask=inside)
     tl.store(DSCALE + out, dscale, mask=inside)
@@ -93,14 +89,12 @@ def gated_residual_bwd_kernel(
     inside = column < M
     gate = tl.load(GATE + group * M + column, mask=inside, other=0.0).to(tl.float32)
     dgate = tl.zeros((BLOCK,), tl.float32)
-    for step in range(CHUNK):
-        local = chunk * CHUNK + step
-        present = inside & (local < rows)
+    for local in range(chunk * CHUNK, tl.minimum((chunk + 1) * CHUNK, rows)):
         row = group * rows + local
-        y = tl.load(Y + row * M + column, mask=present, other=0.0).to(tl.float32)
-        grad = tl.load(GRAD + row * M + column, mask=present, other=0.0).to(tl.float32)
+        y = tl.load(Y + row * M + column, mask=inside, other=0.0).to(tl.float32)
+        grad = tl.load(GRAD + row * M + column, mask=inside, other=0.0).to(tl.float32)
         dgate += grad * y
-        tl.store(DY + row * M + column, (grad * gate).to(DY.dtype.element_ty), mask=present)
+        tl.store(DY + row * M + column, (grad * gate).to(DY.dtype.element_ty), mask=inside)
     tl.store(DGATE + (group * chunks + chunk) * M + column, dgate, mask=inside)
 
 
@@ -110,7 +104,7 @@ def modulated_norm_forward(x: Tensor, shift: Tensor, scale: Tensor, eps: float) 
     out = torch.empty_like(x)
     block = triton.next_power_of_2(width)
     modulated_norm_fwd_kernel[(groups, rows)](
-        x, shift, scale, out, rows, eps, M=width, BLOCK=block, num_warps=warps_for(block)
+        x, shift, scale, out, rows, eps, M=width, BLOCK=block, num_warps=row_warps(block)
     )
     return out
 
@@ -124,7 +118,7 @@ def modulated_norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float) 
     dshift, dscale = (x.new_empty((groups, chunks, width), dtype=torch.float32) for _ in range(2))
     modulated_norm_bwd_kernel[(groups, chunks)](
         x, scale, grad, dx, dshift, dscale, rows, chunks, eps,
-        M=width, BLOCK=block, CHUNK=CHUNK, num_warps=warps_for(block),
+        M=width, BLOCK=block, CHUNK=CHUNK, num_warps=row_warps(block),
     )  # fmt: skip
     return dx, dshift.sum(1).to(scale.dtype), dscale.sum(1).to(scale.dtype)
 
@@ -134,7 +128,7 @@ def gated_residual_forward(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     groups, rows, width = x.shape
     block = triton.next_power_of_2(width)
     out = torch.empty_like(x)
-    gated_residual_fwd_kernel[(groups, rows)](x, y, gate, out, rows, M=width, BLOCK=block, num_warps=warps_for(block))
+    gated_residual_fwd_kernel[(groups, rows)](x, y, gate, out, rows, M=width, BLOCK=block, num_warps=row_warps(block))
     return out
 
 
@@ -146,6 +140,6 @@ def gated_residual_backward(grad: Tensor, y: Tensor, gate: Tensor) -> tuple[Tens
     dy = torch.empty_like(y)
     dgate = y.new_empty((groups, chunks, width), dtype=torch.float32)
     gated_residual_bwd_kernel[(groups, chunks)](
-        y, gate, grad, dy, dgate, rows, chunks, M=width, BLOCK=block, CHUNK=CHUNK, num_warps=warps_for(block)
+        y, gate, grad, dy, dgate, rows, chunks, M=width, BLOCK=block, CHUNK=CHUNK, num_warps=row_warps(block)
     )
     return dy, dgate.sum(1).to(gate.dtype)

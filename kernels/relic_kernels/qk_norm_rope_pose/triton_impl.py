@@ -1,7 +1,7 @@
 """The Triton kernels of `qk_norm_rope_pose`; the maths is in this folder's README.
 
-A program holds a row as its even and its odd channels, so that rotation needs no shuffle. Forward reads q, k and pose
-once and writes q and k once.
+A row is loaded whole and parted into its even and its odd channels in registers. Forward reads q, k and pose once and
+writes q and k once.
 """
 
 # mypy: disable-error-code="no-untyped-def, untyped-decorator"
@@ -13,122 +13,97 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from relic_kernels.dispatch import blocks_of, warps_for
-
-CHUNK = 16
-"""Rows whose gradients of the norm's weights one program sums."""
+from relic_kernels.configurations import CHUNK, row_warps
+from relic_kernels.dispatch import blocks_of
 
 
 @triton.jit
-def _load_pair(X, row, pair, inside, M: tl.constexpr):
-    even = tl.load(X + row * M + 2 * pair, mask=inside, other=0.0).to(tl.float32)
-    odd = tl.load(X + row * M + 2 * pair + 1, mask=inside, other=0.0).to(tl.float32)
-    return even, odd
+def _load_pairs(X, row, column, inside, BLOCK: tl.constexpr):
+    """Even and odd channels of a row, float32, 0 where not inside."""
+    return tl.split(tl.reshape(tl.load(X + row + column, mask=inside, other=0.0).to(tl.float32), (BLOCK // 2, 2)))
 
 
 @triton.jit
-def _store_pair(X, row, pair, inside, even, odd, M: tl.constexpr):
-    tl.store(X + row * M + 2 * pair, even.to(X.dtype.element_ty), mask=inside)
-    tl.store(X + row * M + 2 * pair + 1, odd.to(X.dtype.element_ty), mask=inside)
+def _store_pairs(X, row, column, inside, even, odd, BLOCK: tl.constexpr):
+    tl.store(X + row + column, tl.reshape(tl.join(even, odd), (BLOCK,)).to(X.dtype.element_ty), mask=inside)
 
 
 @triton.jit
-def _turn_of(ROTATION, row, pair, inside, turns, HALF: tl.constexpr):
-    place = ((row % turns) * HALF + pair % HALF) * 2
-    cos = tl.load(ROTATION + place, mask=inside, other=1.0)
-    sin = tl.load(ROTATION + place + 1, mask=inside, other=0.0)
-    return cos, sin
+def _normed(even, odd, M: tl.constexpr, eps):
+    """Both halves of a row over its root mean square, and what they were multiplied with."""
+    inverse = 1.0 / tl.sqrt(tl.sum(even * even + odd * odd, 0) / M + eps)
+    return even * inverse, odd * inverse, inverse
 
 
 @triton.jit
 def qk_norm_rope_pose_fwd_kernel(
     Q, K, POSE, WQ, WK, ROTATION, Q_OUT, K_OUT, rows, pose_rows, turns, eps,
-    M: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr,
+    M: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """Grid (groups, rows of a group)."""
     group = tl.program_id(0).to(tl.int64)
     local = tl.program_id(1)
-    row = group * rows + local
-    pose_row = group * pose_rows + tl.minimum(local, pose_rows - 1)
-    pair = tl.arange(0, BLOCK)
-    inside = pair < M // 2
-    pose_even, pose_odd = _load_pair(POSE, pose_row, pair, inside, M)
+    row = (group * rows + local) * M
+    pose_row = (group * pose_rows + tl.minimum(local, pose_rows - 1)) * M
+    column = tl.arange(0, BLOCK)
+    inside = column < M
+    pose_even, pose_odd = _load_pairs(POSE, pose_row, column, inside, BLOCK)
 
-    q_even, q_odd = _load_pair(Q, row, pair, inside, M)
-    q_even += pose_even
-    q_odd += pose_odd
-    q_inverse = 1.0 / tl.sqrt(tl.sum(tl.where(inside, q_even * q_even + q_odd * q_odd, 0.0), 0) / M + eps)
-    w_even, w_odd = _load_pair(WQ, 0, pair, inside, M)
-    q_even *= q_inverse * w_even
-    q_odd *= q_inverse * w_odd
-    cos, sin = _turn_of(ROTATION, row, pair, inside, turns, HALF)
-    _store_pair(Q_OUT, row, pair, inside, q_even * cos - q_odd * sin, q_even * sin + q_odd * cos, M)
+    even, odd = _load_pairs(Q, row, column, inside, BLOCK)
+    even, odd, _ = _normed(even + pose_even, odd + pose_odd, M, eps)
+    w_even, w_odd = _load_pairs(WQ, 0, column, inside, BLOCK)
+    even *= w_even
+    odd *= w_odd
+    place = ((group * rows + local) % turns) * WIDTH
+    cos, sin = _load_pairs(ROTATION, place, column % WIDTH, inside, BLOCK)
+    _store_pairs(Q_OUT, row, column, inside, even * cos - odd * sin, even * sin + odd * cos, BLOCK)
 
-    k_even, k_odd = _load_pair(K, row, pair, inside, M)
-    k_even += pose_even
-    k_odd += pose_odd
-    k_inverse = 1.0 / tl.sqrt(tl.sum(tl.where(inside, k_even * k_even + k_odd * k_odd, 0.0), 0) / M + eps)
-    w_even, w_odd = _load_pair(WK, 0, pair, inside, M)
-    _store_pair(K_OUT, row, pair, inside, k_even * k_inverse * w_even, k_odd * k_inverse * w_odd, M)
-
-
-@triton.jit
-def _norm_gradient(X, row, pair, inside, pose_even, pose_odd, w_even, w_odd, g_even, g_odd, eps, M: tl.constexpr):
-    """Gradient through the norm of `x + pose`, and of the norm's weight."""
-    even, odd = _load_pair(X, row, pair, inside, M)
-    even = tl.where(inside, even + pose_even, 0.0)
-    odd = tl.where(inside, odd + pose_odd, 0.0)
-    inverse = 1.0 / tl.sqrt(tl.sum(even * even + odd * odd, 0) / M + eps)
-    even *= inverse
-    odd *= inverse
-    along = tl.sum(g_even * w_even * even + g_odd * w_odd * odd, 0) / M
-    d_even = (g_even * w_even - even * along) * inverse
-    d_odd = (g_odd * w_odd - odd * along) * inverse
-    return d_even, d_odd, g_even * even, g_odd * odd
+    even, odd = _load_pairs(K, row, column, inside, BLOCK)
+    even, odd, _ = _normed(even + pose_even, odd + pose_odd, M, eps)
+    w_even, w_odd = _load_pairs(WK, 0, column, inside, BLOCK)
+    _store_pairs(K_OUT, row, column, inside, even * w_even, odd * w_odd, BLOCK)
 
 
 @triton.jit
 def qk_norm_rope_pose_bwd_kernel(
-    Q, K, POSE, WQ, WK, ROTATION, GQ, GK, DQ, DK, DWQ, DWK, rows, pose_rows, turns, chunks, eps,
-    M: tl.constexpr, HALF: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    X, POSE, W, ROTATION, G, DX, DW, DPOSE, rows, pose_rows, turns, chunks, eps,
+    M: tl.constexpr, WIDTH: tl.constexpr, BLOCK: tl.constexpr, CHUNK: tl.constexpr,
+    ROTATED: tl.constexpr, SUM_POSE: tl.constexpr,
 ):  # fmt: skip
-    """Grid (groups, chunks of rows); the gradient of the pose is that of q and k together."""
+    """Grid (groups, chunks of rows), for queries (ROTATED) or keys. DW and, if asked for, DPOSE are a chunk's sums."""
     group = tl.program_id(0).to(tl.int64)
     chunk = tl.program_id(1)
-    pair = tl.arange(0, BLOCK)
-    wide = pair < M // 2
-    wq_even, wq_odd = _load_pair(WQ, 0, pair, wide, M)
-    wk_even, wk_odd = _load_pair(WK, 0, pair, wide, M)
-    dwq_even = tl.zeros((BLOCK,), tl.float32)
-    dwq_odd = tl.zeros((BLOCK,), tl.float32)
-    dwk_even = tl.zeros((BLOCK,), tl.float32)
-    dwk_odd = tl.zeros((BLOCK,), tl.float32)
-    for step in range(CHUNK):
-        local = chunk * CHUNK + step
-        inside = wide & (local < rows)
-        row = group * rows + local
-        pose_row = group * pose_rows + tl.minimum(local, pose_rows - 1)
-        pose_even, pose_odd = _load_pair(POSE, pose_row, pair, inside, M)
-        cos, sin = _turn_of(ROTATION, row, pair, inside, turns, HALF)
-        t_even, t_odd = _load_pair(GQ, row, pair, inside, M)
-        g_even = t_even * cos + t_odd * sin
-        g_odd = t_odd * cos - t_even * sin
-        d_even, d_odd, w_even, w_odd = _norm_gradient(
-            Q, row, pair, inside, pose_even, pose_odd, wq_even, wq_odd, g_even, g_odd, eps, M
-        )
-        dwq_even += w_even
-        dwq_odd += w_odd
-        _store_pair(DQ, row, pair, inside, d_even, d_odd, M)
-        g_even, g_odd = _load_pair(GK, row, pair, inside, M)
-        d_even, d_odd, w_even, w_odd = _norm_gradient(
-            K, row, pair, inside, pose_even, pose_odd, wk_even, wk_odd, g_even, g_odd, eps, M
-        )
-        dwk_even += w_even
-        dwk_odd += w_odd
-        _store_pair(DK, row, pair, inside, d_even, d_odd, M)
-    out = group * chunks + chunk
-    _store_pair(DWQ, out, pair, wide, dwq_even, dwq_odd, M)
-    _store_pair(DWK, out, pair, wide, dwk_even, dwk_odd, M)
+    column = tl.arange(0, BLOCK)
+    inside = column < M
+    w_even, w_odd = _load_pairs(W, 0, column, inside, BLOCK)
+    dw_even, dw_odd = tl.zeros((BLOCK // 2,), tl.float32), tl.zeros((BLOCK // 2,), tl.float32)
+    dp_even, dp_odd = tl.zeros((BLOCK // 2,), tl.float32), tl.zeros((BLOCK // 2,), tl.float32)
+    for local in range(chunk * CHUNK, tl.minimum((chunk + 1) * CHUNK, rows)):
+        row = (group * rows + local) * M
+        g_even, g_odd = _load_pairs(G, row, column, inside, BLOCK)
+        if ROTATED:
+            place = ((group * rows + local) % turns) * WIDTH
+            cos, sin = _load_pairs(ROTATION, place, column % WIDTH, inside, BLOCK)
+            g_even, g_odd = g_even * cos + g_odd * sin, g_odd * cos - g_even * sin
+        even, odd = _load_pairs(X, row, column, inside, BLOCK)
+        pose_row = (group * pose_rows + tl.minimum(local, pose_rows - 1)) * M
+        p_even, p_odd = _load_pairs(POSE, pose_row, column, inside, BLOCK)
+        even, odd, inverse = _normed(even + p_even, odd + p_odd, M, eps)
+        dw_even += g_even * even
+        dw_odd += g_odd * odd
+        g_even *= w_even
+        g_odd *= w_odd
+        along = tl.sum(g_even * even + g_odd * odd, 0) / M
+        d_even = (g_even - even * along) * inverse
+        d_odd = (g_odd - odd * along) * inverse
+        _store_pairs(DX, row, column, inside, d_even, d_odd, BLOCK)
+        if SUM_POSE:
+            dp_even += d_even
+            dp_odd += d_odd
+    out = (group * chunks + chunk) * M
+    _store_pairs(DW, out, column, inside, dw_even, dw_odd, BLOCK)
+    if SUM_POSE:
+        _store_pairs(DPOSE, out, column, inside, dp_even, dp_odd, BLOCK)
 
 
 def forward(
@@ -136,11 +111,11 @@ def forward(
 ) -> tuple[Tensor, Tensor]:
     """See `relic_kernels.qk_norm_rope_pose`; all tensors contiguous."""
     groups, rows, width = q.shape
-    block = triton.next_power_of_2(width // 2)
+    block = triton.next_power_of_2(width)
     q_out, k_out = torch.empty_like(q), torch.empty_like(k)
     qk_norm_rope_pose_fwd_kernel[(groups, rows)](
         q, k, pose, weight_q, weight_k, rotation, q_out, k_out, rows, pose.shape[1], rotation.shape[0], eps,
-        M=width, HALF=rotation.shape[1], BLOCK=block, num_warps=warps_for(2 * block),
+        M=width, WIDTH=2 * rotation.shape[1], BLOCK=block, num_warps=row_warps(block),
     )  # fmt: skip
     return q_out, k_out
 
@@ -158,22 +133,22 @@ def backward(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Gradients of q, k, pose and the two weights."""
     groups, rows, width = q.shape
-    block = triton.next_power_of_2(width // 2)
+    block = triton.next_power_of_2(width)
     chunks = blocks_of(rows, CHUNK)
-    dq, dk = torch.empty_like(q), torch.empty_like(k)
-    dwq, dwk = (q.new_empty((groups, chunks, width), dtype=torch.float32) for _ in range(2))
-    qk_norm_rope_pose_bwd_kernel[(groups, chunks)](
-        q, k, pose, weight_q, weight_k, rotation, grad_q, grad_k, dq, dk, dwq, dwk,
-        rows, pose.shape[1], rotation.shape[0], chunks, eps,
-        M=width, HALF=rotation.shape[1], BLOCK=block, CHUNK=CHUNK, num_warps=warps_for(2 * block),
-    )  # fmt: skip
-    dpose = dq.float() + dk.float()
-    if pose.shape[1] == 1:
+    one_pose = pose.shape[1] == 1
+    found = []
+    for x, weight, grad, rotated in ((q, weight_q, grad_q, True), (k, weight_k, grad_k, False)):
+        dx = torch.empty_like(x)
+        dweight = q.new_empty((groups, chunks, width), dtype=torch.float32)
+        dpose = torch.empty_like(dweight) if one_pose else dx
+        qk_norm_rope_pose_bwd_kernel[(groups, chunks)](
+            x, pose, weight, rotation, grad, dx, dweight, dpose, rows, pose.shape[1], rotation.shape[0], chunks, eps,
+            M=width, WIDTH=2 * rotation.shape[1], BLOCK=block, CHUNK=CHUNK, ROTATED=rotated, SUM_POSE=one_pose,
+            num_warps=row_warps(block),
+        )  # fmt: skip
+        found.append((dx, dpose, dweight.sum((0, 1)).to(weight.dtype)))
+    (dq, dpose_q, dweight_q), (dk, dpose_k, dweight_k) = found
+    dpose = dpose_q + dpose_k
+    if one_pose:
         dpose = dpose.sum(1, keepdim=True)
-    return (
-        dq,
-        dk,
-        dpose.to(pose.dtype),
-        dwq.sum((0, 1)).to(weight_q.dtype),
-        dwk.sum((0, 1)).to(weight_k.dtype),
-    )
+    return dq, dk, dpose.to(pose.dtype), dweight_q, dweight_k

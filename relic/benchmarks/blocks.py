@@ -6,13 +6,14 @@ import dataclasses
 import itertools
 import statistics
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 
 from relic.actions import Speeds, action_from_keys, static_actions
+from relic.benchmarks.timing import medians_s
 from relic.camera import CameraPath, CameraPose, continue_path
 from relic.config import MemoryPolicy
 from relic.engine import WorldEngine
@@ -156,23 +157,17 @@ def part_times(world: World, seconds: float, repeats: int) -> PartTimes:
         parts.append([(end - begin) * 1e3 for begin, end in itertools.pairwise(moments)])
     guide, denoise, commit, show = (statistics.median(column) for column in zip(*parts[before:], strict=True))
     decoder, encoder = screen.state.decoder, world.vae.encode_step(pixels[:, :, :1], world.vae.encoder_state(1))[1]
+    decode_s, encode_s = medians_s(
+        (lambda: world.vae.decode_step(latents, decoder), lambda: world.vae.encode_step(pixels, encoder)), repeats
+    )
     return PartTimes(
         guide=guide,
         denoise=denoise,
         commit=commit,
         show=show,
-        decode_fps=size * pixel / _median_s(lambda: world.vae.decode_step(latents, decoder), repeats),
-        encode_fps=size * pixel / _median_s(lambda: world.vae.encode_step(pixels, encoder), repeats),
+        decode_fps=size * pixel / decode_s,
+        encode_fps=size * pixel / encode_s,
     )
-
-
-def _median_s(job: Callable[[], object], repeats: int) -> float:
-    times = []
-    for _ in range(repeats):
-        began = time.perf_counter()
-        job()
-        times.append(time.perf_counter() - began)
-    return statistics.median(times)
 
 
 def format_part_times(times: PartTimes) -> str:

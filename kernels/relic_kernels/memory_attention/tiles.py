@@ -1,0 +1,49 @@
+"""What the attention kernels share: tiles of queries, keys and values, and the turning of keys."""
+
+# mypy: disable-error-code="no-untyped-def, untyped-decorator"
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from relic_kernels.e4m3 import load_numbers
+
+
+@triton.jit
+def load_tile(X, first, rows, head, heads, present, D: tl.constexpr):
+    """Rows `first + rows` of `(rows, H, D)` as stored, 0 where not present; `first` may need 64 bits."""
+    at = rows[:, None] * (heads * D) + tl.arange(0, D)[None, :]
+    return load_numbers(X + (first * heads + head) * D, at, present[:, None])
+
+
+@triton.jit
+def store_tile(X, first, rows, head, heads, present, value, D: tl.constexpr):
+    """The counterpart of `load_tile`."""
+    at = rows[:, None] * (heads * D) + tl.arange(0, D)[None, :]
+    tl.store(X + (first * heads + head) * D + at, value.to(X.dtype.element_ty), mask=present[:, None])
+
+
+@triton.jit
+def load_scales(SCALE, first, rows, head, heads, present):
+    """Scales of some tokens' head, 0 where not present."""
+    return tl.load(SCALE + first * heads + head + rows * heads, mask=present, other=0.0)
+
+
+@triton.jit
+def turn(x, TURNS, first, rows, present, BACK: tl.constexpr, D: tl.constexpr):
+    """Neighbouring channels of float32 `(N, D)` turned to the places of tokens `first + rows`, or back."""
+    even, odd = tl.split(tl.reshape(x, (x.shape[0], D // 2, 2)))
+    at = rows[:, None] * D + tl.arange(0, D)[None, :]
+    table = tl.load(TURNS + first * D + at, mask=present[:, None], other=0.0).to(tl.float32)
+    cos, sin = tl.split(tl.reshape(table, (x.shape[0], D // 2, 2)))
+    if BACK:
+        sin = -sin
+    return tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (x.shape[0], D))
+
+
+@triton.jit
+def load_keys(K, TURNS, batch, start, rows, tokens, head, heads, present, D: tl.constexpr):
+    """Keys of tokens `start + rows`, turned to their places, not yet scaled: float32 `(N, D)`."""
+    k = load_tile(K, batch * tokens + start, rows, head, heads, present, D)
+    return turn(k, TURNS, start, rows, present, False, D)

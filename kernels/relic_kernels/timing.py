@@ -1,0 +1,133 @@
+"""Times of the operators on a GPU, printed only after every check of `checks` has passed there."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from relic_kernels.checks import BOUNDS, Check, checks
+from relic_kernels.dispatch import force
+from relic_kernels.memory_attention import Part, memory_attention
+from relic_kernels.memory_attention.reference import joined
+from relic_kernels.memory_commit import memory_commit
+from relic_kernels.modulated_norm import gated_residual, modulated_norm
+from relic_kernels.qk_norm_rope_pose import qk_norm_rope_pose
+from relic_kernels.roofline import Shape
+
+_EPS = 1e-6
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Timing:
+    """One operator or one way to the same result.
+
+    Attributes:
+        operator: what is computed.
+        way: by what.
+        milliseconds: median over replays of a CUDA graph.
+    """
+
+    operator: str
+    way: str
+    milliseconds: float
+
+
+def gpu() -> torch.device:
+    """The GPU that kernels are timed on.
+
+    Raises:
+        ValueError: where there is none, or kernels would not run on it.
+    """
+    if not torch.cuda.is_available():
+        raise ValueError("no CUDA or ROCm device to time kernels on; --static, --roofline and --accuracy need none")
+    if os.environ.get("TRITON_INTERPRET") == "1":
+        raise ValueError("TRITON_INTERPRET=1 runs kernels in Triton's interpreter, whose time says nothing: unset it")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def check_all(device: torch.device) -> list[Check]:
+    """Every check in every dtype at both head widths."""
+    return [check for width in (64, 128) for dtype in BOUNDS for check in checks(device, dtype, width, "triton")]
+
+
+@torch.no_grad()
+def timings(shape: Shape, device: torch.device) -> Iterator[Timing]:
+    """Median times in bfloat16 at one shape: each operator by its kernel and by PyTorch."""
+    yield from _attention_timings(shape, device)
+    groups, rows, width = shape.block_frames, shape.frame_tokens, shape.width
+
+    def draw(*size: int) -> Tensor:
+        return torch.randn(size, device=device, dtype=torch.bfloat16)
+
+    x, y, vector, other = draw(groups, rows, width), draw(groups, rows, width), draw(groups, width), draw(groups, width)
+    weight, pose, turns = draw(width), draw(groups, 1, width), _turns(shape.tokens, shape.head_width, device)
+    k, v = (draw(groups, rows, shape.heads, shape.head_width) for _ in range(2))
+    for name, run in (
+        ("modulated_norm", lambda: modulated_norm(x, vector, other, _EPS)),
+        ("gated_residual", lambda: gated_residual(x, y, vector)),
+        ("qk_norm_rope_pose", lambda: qk_norm_rope_pose(x, y, pose, weight, weight, turns, _EPS)),
+        ("memory_commit", lambda: memory_commit(k, v, shape.grid, shape.factor)),
+    ):
+        yield Timing(operator=name, way="kernel", milliseconds=_median(run))
+        with force("reference"):
+            yield Timing(operator=name, way="PyTorch, eager", milliseconds=_median(run))
+
+
+def _attention_timings(shape: Shape, device: torch.device) -> Iterator[Timing]:
+    def drawn(tokens: int, quantised: bool) -> Part:
+        size = (1, tokens, shape.heads, shape.head_width)
+        k, v = (torch.randn(size, device=device, dtype=torch.bfloat16) for _ in range(2))
+        turns = _turns(tokens, shape.head_width, device)
+        if not quantised:
+            return Part(k=k, v=v, turns=turns)
+        k_q, v_q, k_scale, v_scale = memory_commit(k, v, (1, tokens), 1)
+        return Part(k=k_q, v=v_q, turns=turns, k_scale=k_scale, v_scale=v_scale)
+
+    pooled, window, own = (drawn(tokens, scaled) for _, tokens, _, scaled in shape.parts)
+    q = torch.randn((1, shape.tokens, shape.heads, shape.head_width), device=device, dtype=torch.bfloat16)
+    parts = [part.tensors for part in (pooled, window, own)]
+
+    def concatenated() -> tuple[Tensor, Tensor]:
+        keys, values = joined(parts, torch.float32)
+        return keys.to(q.dtype).transpose(1, 2), values.to(q.dtype).transpose(1, 2)
+
+    keys, values = concatenated()
+    queries = q.transpose(1, 2)
+
+    def joined_then_sdpa() -> Tensor:
+        return F.scaled_dot_product_attention(queries, *concatenated())
+
+    for way, run in (
+        ("kernel", lambda: memory_attention(q, own, pooled, window)),
+        ("kernel, memory in 4 shares", lambda: memory_attention(q, own, pooled, window, splits=4)),
+        ("SDPA on the concatenated cache", lambda: F.scaled_dot_product_attention(queries, keys, values)),
+        ("dequantise, rotate, concatenate, then SDPA", joined_then_sdpa),
+        ("flex-attention on the concatenated cache", _flex(queries, keys, values)),
+    ):
+        yield Timing(operator="memory_attention", way=way, milliseconds=_median(run))
+
+
+def _flex(q: Tensor, k: Tensor, v: Tensor) -> Callable[[], object]:
+    from torch.nn.attention.flex_attention import flex_attention
+
+    compiled = torch.compile(flex_attention)
+    return lambda: compiled(q, k, v)
+
+
+def _turns(tokens: int, head_width: int, device: torch.device) -> Tensor:
+    angle = torch.randn((tokens, head_width // 2), device=device)
+    return torch.stack([angle.cos(), angle.sin()], dim=-1)
+
+
+def _median(run: Callable[[], object]) -> float:
+    """Median milliseconds over replays of a CUDA graph, after a warm-up that compiles."""
+    from triton.testing import do_bench_cudagraph
+
+    run()
+    torch.cuda.synchronize()
+    return float(do_bench_cudagraph(run, return_mode="median"))

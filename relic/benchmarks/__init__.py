@@ -1,0 +1,1 @@
+"""Measurements of a world on this machine; `relic bench` prints them."""

@@ -1,0 +1,130 @@
+"""A memory filled to a length of history, and the time and bytes of a block that reads it.
+
+Keys and values are random: what they hold does not change how long reading takes. Only the network is timed, denoising
+and committing; guides and pixels do not depend on the history.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from torch import Tensor
+
+from relic.actions import static_actions
+from relic.benchmarks.timing import medians_s
+from relic.camera import CameraPath
+from relic.config import MemoryConfig
+from relic.memory.backends import make_memory
+from relic.memory.kv_cache import KVMemory
+from relic.model.conditioning import CameraConditioning, camera_conditioning
+from relic.model.transformer import RelicTransformer
+from relic.rollout import BlockDraw, draw_block
+from relic.world import World
+
+
+@dataclass(frozen=True, kw_only=True)
+class HistoryCost:
+    """What a block costs after some history.
+
+    Attributes:
+        memory: policy and storage.
+        seconds: history.
+        milliseconds: median time of a block, denoising and commit.
+        tokens: remembered.
+        megabytes: of stored keys and values, in millions of bytes.
+    """
+
+    memory: MemoryConfig
+    seconds: float
+    milliseconds: float
+    tokens: int
+    megabytes: float
+
+
+def filled_memory(world: World, memory: MemoryConfig, seconds: float, seed: int = 0) -> KVMemory:
+    """A memory of random keys and values; it holds all frames, whatever the configured bound.
+
+    Raises:
+        ValueError: for less history than one latent frame.
+    """
+    model = world.config.model
+    frames = round(seconds * world.config.fps / model.frames_per_latent)
+    if frames < 1:
+        raise ValueError(
+            f"history of {seconds:g} s is less than a latent frame: give {1 / world.config.fps:g} s or more"
+        )
+    bound = max(memory.max_frames, frames + memory.window + 1)
+    filled = make_memory(dataclasses.replace(memory, max_frames=bound), model)
+    generator = torch.Generator().manual_seed(seed)
+    shape = (model.num_layers, 1, 1, model.tokens_per_frame, model.num_heads, model.head_dim)
+    for _ in range(frames):
+        filled.append(torch.randn(shape, generator=generator), torch.randn(shape, generator=generator))
+    return filled
+
+
+def still_block(world: World, seed: int = 0) -> tuple[CameraConditioning, Tensor]:
+    """Control of a block of a camera that stands, and its noise."""
+    config = world.config
+    size, pixel = config.sampler.block_frames, config.model.frames_per_latent
+    actions = static_actions(size * pixel)
+    camera = camera_conditioning(actions, CameraPath.identity(size * pixel), pixel)
+    shape = (1, config.model.in_channels, size, config.model.latent_height, config.model.latent_width)
+    return camera, torch.randn(shape, generator=torch.Generator().manual_seed(seed))
+
+
+@torch.inference_mode()
+def history_costs(
+    world: World, memories: Sequence[MemoryConfig], seconds: Sequence[float], repeats: int
+) -> list[HistoryCost]:
+    """Time a block after each history, under each memory.
+
+    Args:
+        world: whose network and sampler count.
+        memories: policies and storages.
+        seconds: histories.
+        repeats: blocks each; the median counts. All memories of a length take turns.
+
+    Raises:
+        ValueError: for no repeat or a history shorter than a latent frame.
+    """
+    camera, noise = still_block(world)
+    model: RelicTransformer = world.model
+    text = model.encode_text(world.text_encoder.encode(["a room"]))
+    draw = BlockDraw(camera=camera, guide=None, noise=noise, seed=0)
+    costs = []
+    for length in seconds:
+        filled = [filled_memory(world, memory, length) for memory in memories]
+
+        def block(memory: KVMemory) -> None:
+            before = memory.snapshot()
+            draw_block(model, memory, draw, text, world.config.sampler)
+            memory.restore(before)
+
+        stored = [(memory.num_tokens, memory.nbytes) for memory in filled]
+        times = medians_s([partial(block, memory) for memory in filled], repeats)
+        costs += [
+            HistoryCost(memory=kind, seconds=length, milliseconds=time * 1e3, tokens=tokens, megabytes=size / 1e6)
+            for kind, time, (tokens, size) in zip(memories, times, stored, strict=True)
+        ]
+    return costs
+
+
+def format_history_costs(costs: Sequence[HistoryCost]) -> str:
+    """A Markdown table: a row for each memory and history, and bytes as a share of full memory's in floats."""
+    full = {
+        cost.seconds: cost.megabytes
+        for cost in costs
+        if cost.memory.policy == "full" and cost.memory.storage == "float"
+    }
+    lines = ["| memory | storage | history | block | tokens | MB | share of full |", "|---" * 7 + "|"]
+    for cost in costs:
+        share = f"1/{full[cost.seconds] / cost.megabytes:.2f}" if cost.seconds in full else "-"
+        lines.append(
+            f"| {cost.memory.policy} | {cost.memory.storage} | {cost.seconds:g} s | {cost.milliseconds:.0f} ms | "
+            f"{cost.tokens} | {cost.megabytes:.1f} | {share} |"
+        )
+    return "\n".join(lines)

@@ -1,0 +1,126 @@
+"""A block's network time beside its matrix products alone, and beside the same block written plainly.
+
+The plain ways are what the definitions say, word for word: the memory's keys are joined and rotated at every layer of
+every pass, and the prompt's keys and values are made at every pass.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from relic.benchmarks.histories import filled_memory, still_block
+from relic.benchmarks.products import products_of
+from relic.benchmarks.timing import medians_s
+from relic.config import MemoryConfig, ModelConfig
+from relic.memory.compression import pooled_positions
+from relic.memory.context import MemoryContext
+from relic.memory.kv_cache import KVMemory
+from relic.memory.placing import oldest_time, places
+from relic.model.attention import scaled_dot_product
+from relic.model.rope import grid_positions, rotate, rotation
+from relic.model.transformer import Control, TextKV
+from relic.rollout import denoise_block
+from relic.world import World
+
+
+class PlainContext(MemoryContext):
+    """Attention to memory as it is defined: all entries joined, rotated to their places, at every call."""
+
+    def __init__(self, memory: KVMemory, model: ModelConfig, num_frames: int) -> None:
+        super().__init__(memory, model, num_frames)
+        self._model = model
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See `MemoryContext.attend`."""
+        model, memory = self._model, self._memory
+        if layer == 0:
+            self._own = []
+        self._own.append((k, v))
+        space = grid_positions(model.grid)
+        oldest = oldest_time(memory.config, memory.num_frames)
+        frames = range(memory.num_frames, memory.num_frames + k.shape[1])
+        time, place = places(
+            [*(max(entry.frame, oldest) for entry in memory.entries), *frames],
+            [
+                *(pooled_positions(space, model.grid, entry.factor) for entry in memory.entries),
+                *(space for _ in frames),
+            ],
+        )
+        keys = torch.cat([*(entry.k[layer] for entry in memory.entries), k.flatten(1, 2)], dim=1)
+        values = torch.cat([*(entry.v[layer] for entry in memory.entries), v.flatten(1, 2)], dim=1)
+        turned = rotate(keys, rotation(time, place, model.head_dim, model.rope_theta).to(keys.device))
+        return scaled_dot_product(q.flatten(1, 2), turned, values).unflatten(1, q.shape[1:3])
+
+
+@dataclass(frozen=True, kw_only=True)
+class PassTimes:
+    """Medians of a block's network time, denoising and commit, in milliseconds.
+
+    Attributes:
+        block: as it is played.
+        products: its matrix products alone.
+        plain: by each plain way alone, and by all of them.
+        flops: of the products.
+    """
+
+    block: float
+    products: float
+    plain: dict[str, float]
+    flops: int
+
+
+PLAIN_WAYS = ("memory joined and rotated at every layer", "prompt embedded at every pass")
+
+
+@torch.inference_mode()
+def pass_times(world: World, memory: MemoryConfig, seconds: float, repeats: int) -> PassTimes:
+    """Time a block that has `seconds` of history.
+
+    Raises:
+        ValueError: for no repeat or a history shorter than a latent frame.
+    """
+    model, sampler = world.model, world.config.sampler
+    filled = filled_memory(world, memory, seconds)
+    camera, noise = still_block(world)
+    control = model.encode_control(camera)
+    tokens = world.text_encoder.encode(["a room"])
+    text = model.encode_text(tokens)
+
+    def block(context_of: type[MemoryContext] = MemoryContext, *, embed_prompt: bool = False) -> Tensor:
+        for _ in range(sampler.steps + 1 if embed_prompt else 0):
+            model.encode_text(tokens)
+        latents = denoise_block(
+            model, context_of(filled, model.config, sampler.block_frames), control, text, noise, sampler
+        )
+        return _commit_pass(world, context_of(filled, model.config, sampler.block_frames), control, text, latents)
+
+    products = products_of(block)
+    jobs: Sequence[Callable[[], object]] = (
+        block,
+        products.run,
+        lambda: block(PlainContext),
+        lambda: block(embed_prompt=True),
+        lambda: block(PlainContext, embed_prompt=True),
+    )
+    played, alone, *plain = (1e3 * time for time in medians_s(jobs, repeats))
+    names = (*PLAIN_WAYS, "both")
+    return PassTimes(block=played, products=alone, plain=dict(zip(names, plain, strict=True)), flops=products.flops)
+
+
+def _commit_pass(world: World, context: MemoryContext, control: Control, text: TextKV, latents: Tensor) -> Tensor:
+    """The pass of `relic.rollout.commit_block`, its keys and values left unwritten."""
+    level = latents.new_full((latents.shape[0], latents.shape[2]), world.config.sampler.commit_sigma)
+    return world.model(latents, level, control, text, context)
+
+
+def format_pass_times(times: PassTimes) -> str:
+    """A Markdown table."""
+    lines = ["| way | block | of its products |", "|---|---|---|"]
+    rows = {"as played": times.block, "matrix products alone": times.products, **times.plain}
+    lines += [f"| {name} | {value:.1f} ms | {value / times.products:.2f} x |" for name, value in rows.items()]
+    rate = times.flops / times.products / 1e6
+    return "\n".join([*lines, "", f"{times.flops / 1e9:.2f} GFLOP a block; products alone run at {rate:.0f} GFLOP/s"])

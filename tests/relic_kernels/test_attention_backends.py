@@ -1,0 +1,49 @@
+from typing import Any, cast
+
+import pytest
+import torch
+from torch import Tensor
+
+from relic_kernels.attention_backends import Backend, attend, why_not
+
+
+def drawn(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
+    return torch.randn(2, 7, 3, 16).to(dtype), torch.randn(2, 11, 3, 16).to(dtype), torch.randn(2, 11, 3, 16).to(dtype)
+
+
+@pytest.mark.parametrize("backend", ["sdpa", "math"])
+def test_backends_compute_attention(backend: Backend) -> None:
+    q, k, v = drawn()
+    weights = torch.softmax(q.transpose(1, 2) @ k.permute(0, 2, 3, 1) / 4.0, -1)
+    expected = (weights @ v.transpose(1, 2)).transpose(1, 2)
+    torch.testing.assert_close(attend(q, k, v, backend), expected)
+
+
+def test_the_reference_computes_wide_and_answers_in_the_queries_dtype() -> None:
+    q, k, v = drawn(torch.bfloat16)
+    out = attend(q, k, v, "math")
+    assert out.dtype == torch.bfloat16
+    torch.testing.assert_close(out, attend(q.double(), k.double(), v.double(), "math").bfloat16(), rtol=0.01, atol=1e-3)
+
+
+def test_xformers_refuses_a_cpu_and_says_why() -> None:
+    with pytest.raises(ValueError, match=r"'xformers' cannot run here: xformers has no kernels for a cpu.*choose sdpa"):
+        attend(*drawn(), "xformers")
+    assert why_not("sdpa", drawn()[0]) is None
+
+
+def test_what_does_not_fit_is_named() -> None:
+    q, k, v = drawn()
+    with pytest.raises(ValueError, match="'flash' is not one of sdpa, xformers, math"):
+        attend(q, k, v, cast("Any", "flash"))
+    with pytest.raises(ValueError, match=r"v \(2, 10, 3, 16\) must be one \(2, T, 3, 16\)"):
+        attend(q, k, v[:, :10])
+    with pytest.raises(ValueError, match=r"q \(7, 3, 16\) must be"):
+        attend(q[0], k, v)
+
+
+@pytest.mark.gpu
+def test_xformers_agrees_with_the_reference() -> None:
+    pytest.importorskip("xformers", reason="xformers is not installed: pip install relic-world[gpu]")
+    q, k, v = (tensor.cuda() for tensor in drawn(torch.float16))
+    torch.testing.assert_close(attend(q, k, v, "xformers"), attend(q, k, v, "math"), rtol=1e-2, atol=2e-3)
