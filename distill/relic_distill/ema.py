@@ -8,6 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
+from relic_distill.shares import like, own_share, whole
+
 
 class Ema:
     """Running average of the parameters of one module; its buffers are taken as they are.
@@ -34,7 +36,9 @@ class Ema:
         decay = min(self.decay, (1 + updates_before) / (10 + updates_before))
         parameters = dict(self.module.named_parameters())
         torch._foreach_lerp_(
-            list(self.average.values()), [parameters[name].detach() for name in self.average], 1 - decay
+            [own_share(value) for value in self.average.values()],
+            [own_share(parameters[name].detach()) for name in self.average],
+            1 - decay,
         )
 
     def state_dict(self) -> dict[str, Tensor]:
@@ -52,7 +56,7 @@ class Ema:
         if missing:
             raise ValueError(f"the EMA state lacks {missing[:3]}{' ...' if len(missing) > 3 else ''}")
         for name, value in self.average.items():
-            value.copy_(state[name])
+            value.copy_(like(value, state[name]))
 
     @contextmanager
     def applied(self) -> Iterator[nn.Module]:
@@ -72,3 +76,21 @@ class Ema:
     def _assign(parameters: Mapping[str, nn.Parameter], values: Mapping[str, Tensor]) -> None:
         for name, value in values.items():
             parameters[name].copy_(value)
+
+
+@contextmanager
+def whole_averages(averages: Mapping[str, Ema], *, keep: bool) -> Iterator[None]:
+    """Within the `with`, sharded averages hold whole tensors where they are kept: one process can export them alone."""
+    shares = {name: ema.average for name, ema in averages.items()}
+    try:
+        for ema in averages.values():
+            gathered = {}
+            for name, value in ema.average.items():
+                one = whole(value)
+                if keep:
+                    gathered[name] = one.cpu()
+            ema.average = gathered
+        yield
+    finally:
+        for name, ema in averages.items():
+            ema.average = shares[name]

@@ -48,6 +48,7 @@ class CausalPass:
         self.num_past = num_past
         self._model, self._memory = model, memory
         self._space = grid_positions(model.grid)
+        self._pass_rotation = self._rotation(self.frame_indices, 1)
 
     @property
     def frame_indices(self) -> list[int]:
@@ -71,12 +72,15 @@ class CausalPass:
         bare = self.num_past if self.num_past < self.num_frames else 1
         return torch.cat([guide.new_zeros((*guide.shape[:2], bare, *guide.shape[3:])), guide], dim=2)
 
+    def query_rotation(self, device: torch.device) -> Tensor:
+        """See `relic.model.attention.AttentionContext.query_rotation`; F is the number of `frame_indices`."""
+        self._pass_rotation = self._pass_rotation.to(device)
+        return self._pass_rotation
+
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `relic.model.attention.AttentionContext.attend`; F is the number of `frame_indices`."""
-        turn = self._rotation(self.frame_indices, 1).to(q.device)
-        shape = q.shape
-        q_frames = rotate(q.flatten(1, 2), turn).reshape(shape).unbind(1)
-        k_frames = rotate(k.flatten(1, 2), turn).reshape(shape).unbind(1)
+        q_frames = q.unbind(1)
+        k_frames = rotate(k.flatten(1, 2), self.query_rotation(k.device)).reshape(k.shape).unbind(1)
         v_frames = v.unbind(1)
         pooled_k, pooled_v = self._pooled(k[:, : self.num_past], v[:, : self.num_past])
         clean: Frames = []

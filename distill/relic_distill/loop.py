@@ -10,27 +10,29 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import signal
 import statistics
-import threading
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from torch import nn
+from safetensors import SafetensorError
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
 from relic_distill.curves import draw_curves
-from relic_distill.ema import Ema
-from relic_distill.process import keep_freed_memory
+from relic_distill.devices import move_networks, on_device
+from relic_distill.ema import Ema, whole_averages
+from relic_distill.process import keep_freed_memory, stop_signals
+from relic_distill.runtime import Runtime
+from relic_distill.shares import whole
+from relic_distill.trackers import RunLog, TensorBoard, Tracker
 from relic_distill.training_state import CheckpointFolder, Progress, collect_tensors, restore_tensors
 from relic_distill.workers import Workers
 
@@ -45,12 +47,14 @@ class Stage(Protocol):
 
     Attributes:
         modules: networks whose weights the run changes or must keep, by name.
+        frozen: networks that are asked and never change, by name; no part of checkpoints.
         optimizers: by name; each parameter group's `lr` at construction is its peak.
         averages: EMA weights, by name.
         validation_metric: the figure of `sample` by which the best weights are kept (higher is better).
     """
 
     modules: Mapping[str, nn.Module]
+    frozen: Mapping[str, nn.Module]
     optimizers: Mapping[str, Optimizer]
     averages: Mapping[str, Ema]
     validation_metric: str
@@ -59,7 +63,10 @@ class Stage(Protocol):
         """The stage's configuration as JSON-able values; a run resumes only under an equal one."""
 
     def backward(self, step: int, part: int = 0) -> dict[str, float]:
-        """Draw the batch of a step's part, add gradients to the parameters, return figures with `loss` among them."""
+        """Draw the batch of a step's part, add gradients to the parameters, return figures with `loss` among them.
+
+        All parts of a step pass through the networks equally often: processes may share them out.
+        """
 
     def sample(self, folder: Path, step: int) -> dict[str, float]:
         """Write pictures of what has been learned into `folder`; return held-out figures."""
@@ -85,6 +92,7 @@ class LoopConfig:
         log_every: steps averaged into one line of the log.
         max_bad: steps in a row with a loss or gradient that is not finite before the run stops.
         seed: seeds torch's global generator together with the step number.
+        runtime: precision, sharding and trackers of this session.
     """
 
     steps: int = 0
@@ -98,6 +106,7 @@ class LoopConfig:
     log_every: int = 20
     max_bad: int = 20
     seed: int = 0
+    runtime: Runtime = field(default_factory=Runtime)
 
     def __post_init__(self) -> None:
         if self.steps < 0 or self.minutes < 0 or (self.steps == 0 and self.minutes == 0):
@@ -152,10 +161,11 @@ def train(stage: Stage, config: LoopConfig, out: Path, *, progress_bar: bool = T
     """Train a stage to its end, or until SIGINT or SIGTERM, going on from `out` where that was begun.
 
     Writes `out/checkpoint/` (last two), `out/log.jsonl`, `out/curves.png`, `out/samples/`, `out/latest.safetensors`
-    and `out/best.safetensors` (exported weights).
+    and `out/best.safetensors` (exported weights). The checkpoint is written last: whatever else a killed run had
+    written of its step is written again.
 
     Raises:
-        ValueError: when `out` holds a run of another configuration.
+        ValueError: when `out` holds a run of another configuration, or the processes do not suit the configuration.
         RuntimeError: when losses stay not finite, or a checkpoint cannot be written; the last good checkpoint stays.
     """
     keep_freed_memory()
@@ -165,21 +175,25 @@ def train(stage: Stage, config: LoopConfig, out: Path, *, progress_bar: bool = T
 class _Run:
     def __init__(self, stage: Stage, config: LoopConfig, out: Path, progress_bar: bool) -> None:
         self.stage, self.config, self.out = stage, config, out
-        self.workers = Workers()
+        self.workers = Workers(config.runtime.mixed_precision)
         self.parts = self.workers.share(config.accumulate)
-        out.mkdir(parents=True, exist_ok=True)
-        self.checkpoints = CheckpointFolder(out / "checkpoint")
-        self.progress = Progress(total=config.steps)
         self.peaks = {
             name: [float(group["lr"]) for group in optimizer.param_groups]
             for name, optimizer in stage.optimizers.items()
         }
+        self._settle()
+        out.mkdir(parents=True, exist_ok=True)
+        self.log_path = out / "log.jsonl"
+        self.checkpoints = CheckpointFolder(out / "checkpoint")
+        self.progress = Progress(total=config.steps)
         self.bad_in_a_row = 0
         self.saved_step = -1
         self.figures: list[dict[str, float]] = []
         self.durations: list[float] = []
-        self._resume()
+        resumed = self._resume()
         self.workers.wait()  # nobody writes before everybody has read
+        self.trackers = self._open_trackers(resumed)
+        self._log({"event": "resume" if resumed else "start", **self._session(), "stage": stage.describe()})
         self.bar = tqdm(
             disable=not (progress_bar and self.workers.is_main),
             initial=self.progress.step,
@@ -187,11 +201,26 @@ class _Run:
             mininterval=5.0,
         )
 
-    def _resume(self) -> None:
+    def _session(self) -> dict[str, Any]:
+        workers = self.workers
+        return {"processes": workers.count, "device": str(workers.device), **asdict(self.config.runtime)}
+
+    def _settle(self) -> None:
+        """Bring the stage to this process's device, or this process's share of it."""
+        stage = self.stage
+        networks = [*stage.modules.values(), *stage.frozen.values()]
+        move_networks(networks, stage.averages.values(), self.workers.device)
+        if self.config.runtime.shard:
+            from relic_distill.sharding import process_mesh, shard_networks
+
+            mesh = process_mesh(self.workers.device, self.workers.count)
+            shard_networks(networks, stage.optimizers.values(), stage.averages.values(), mesh)
+
+    def _resume(self) -> bool:
+        """Go on from the newest checkpoint; whether there was one."""
         found = self.checkpoints.load_latest()
         if found is None:
-            self._write_log({"event": "start", "stage": self.stage.describe()}, truncate=True)
-            return
+            return False
         progress, tensors, described = found
         if not same_settings(described, json.loads(json.dumps(self.stage.describe()))):
             raise ValueError(
@@ -205,12 +234,19 @@ class _Run:
             progress.total = 0  # finished within fewer minutes than are given now: plan anew
         self.progress = progress
         self.saved_step = progress.step
-        self._cut_log()
-        self._write_log({"event": "resume"})
+        return True
+
+    def _open_trackers(self, resumed: bool) -> list[Tracker]:
+        if not self.workers.is_main:
+            return []
+        trackers: list[Tracker] = [RunLog(self.log_path, self.progress.step if resumed else None)]
+        if self.config.runtime.tensorboard:
+            trackers.append(TensorBoard(self.out / "tensorboard", self.progress.step))
+        return trackers
 
     def run(self) -> Outcome:
         self._time_since = self._checkpoint_since = time.monotonic()
-        with _stop_signals() as stop, self.bar:
+        with stop_signals() as stop, self.bar, self._tracked():
             while not self.progress.total or self.progress.step < self.progress.total:
                 started = time.monotonic()
                 self._step()
@@ -218,11 +254,11 @@ class _Run:
                 self._after_step()
                 if self.workers.any(bool(stop)):
                     self._checkpoint(sample=False)
-                    self._write_log({"event": "interrupted"})
+                    self._log({"event": "interrupted"})
                     return "interrupted"
         if self.saved_step != self.progress.step or not (self.out / "latest.safetensors").exists():
             self._checkpoint(sample=True)
-        self._write_log({"event": "finished"})
+        self._log({"event": "finished"})
         return "finished"
 
     def _step(self) -> None:
@@ -235,7 +271,7 @@ class _Run:
         parameters = [p for o in stage.optimizers.values() for g in o.param_groups for p in g["params"]]
         parameters = [p for p in parameters if p.grad is not None]
         self.workers.add_up(parameters, 1 / self.config.accumulate)
-        norm = float(nn.utils.clip_grad_norm_(parameters, self.config.clip or math.inf))
+        norm = float(whole(nn.utils.clip_grad_norm_(parameters, self.config.clip or math.inf)))
         if math.isfinite(figures["loss"]) and math.isfinite(norm):
             for optimizer in stage.optimizers.values():
                 optimizer.step()
@@ -254,7 +290,8 @@ class _Run:
         parts = []
         for part in self.parts:
             torch.manual_seed(int(step_generator(self.config.seed, step, 1_000_003, part).integers(2**62)))
-            parts.append(self.stage.backward(step, part))
+            with self.workers.computing():
+                parts.append(self.stage.backward(step, part))
         totals = torch.tensor([sum(figures[key] for figures in parts) for key in parts[0]], dtype=torch.float64)
         means = self.workers.summed(totals) / self.config.accumulate
         return dict(zip(parts[0], means.tolist(), strict=True))
@@ -262,7 +299,7 @@ class _Run:
     def _count_bad(self, loss: float, norm: float) -> None:
         self.progress.skipped += 1
         self.bad_in_a_row += 1
-        self._write_log({"event": "skipped", "loss": str(loss), "grad_norm": str(norm)})
+        self._log({"event": "skipped", "loss": str(loss), "grad_norm": str(norm)})
         if self.bad_in_a_row >= self.config.max_bad:
             raise RuntimeError(
                 f"{self.bad_in_a_row} steps in a row up to {self.progress.step} had a loss ({loss}) or gradient norm "
@@ -290,7 +327,7 @@ class _Run:
         typical = statistics.median(self.durations[2:])
         left = self.config.minutes * 60 - self.progress.seconds
         self.progress.total = self.workers.agreed(self.progress.step + max(1, int(0.96 * left / typical)))
-        self._write_log({"event": "planned", "total": self.progress.total, "seconds_per_step": round(typical, 4)})
+        self._log({"event": "planned", "total": self.progress.total, "seconds_per_step": round(typical, 4)})
 
     def _log_figures(self) -> None:
         if not self.figures:
@@ -300,78 +337,64 @@ class _Run:
         seconds = statistics.fmean(recent)
         left = (self.progress.total - self.progress.step) * seconds if self.progress.total else None
         line = {key: float(f"{value:.6g}") for key, value in means.items()}
-        self._write_log({**line, "s_per_step": round(seconds, 4), "eta_s": None if left is None else round(left)})
+        self._log({**line, "s_per_step": round(seconds, 4), "eta_s": None if left is None else round(left)})
         self.bar.set_postfix({"loss": f"{means['loss']:.4f}", "skipped": self.progress.skipped}, refresh=False)
         self.figures.clear()
         del self.durations[: -self.config.log_every - _TIMED_STEPS]
 
     def _checkpoint(self, *, sample: bool) -> None:
-        progress = self.progress
-        self.saved_step = progress.step
-        if self.workers.is_main:
-            self._write_checkpoint(progress, sample=sample)
+        self.saved_step = self.progress.step
+        self._log_figures()  # a resumed run starts its averages here, so an unbroken one must too
+        stage = self.stage
+        try:
+            if self.workers.is_main or self.config.runtime.shard:  # of sharded networks no process has enough
+                figures = self._sample() if sample else {}
+                keep = self.workers.is_main
+                tensors = collect_tensors(stage.modules, stage.optimizers, stage.averages, keep=keep)
+                with whole_averages(stage.averages, keep=keep):
+                    if keep:
+                        self._write_checkpoint(tensors, figures)
+        except (OSError, SafetensorError) as error:
+            last = next(reversed(self.checkpoints.paths()), None)
+            raise RuntimeError(
+                f"cannot write step {self.progress.step} to {self.out}: {error}; the last good checkpoint is {last}: "
+                "make room and run again"
+            ) from error
         self.workers.wait()
         self._checkpoint_since = time.monotonic()
 
-    def _write_checkpoint(self, progress: Progress, *, sample: bool) -> None:
-        self._log_figures()  # a resumed run starts its averages here, so an unbroken one must too
-        if sample:
-            folder = self.out / "samples"
+    def _sample(self) -> dict[str, float]:
+        """Held-out figures; the main process's pictures are kept."""
+        with tempfile.TemporaryDirectory() as elsewhere, on_device(self.workers.device):
+            folder = self.out / "samples" if self.workers.is_main else Path(elsewhere)
             folder.mkdir(exist_ok=True)
-            figures = self.stage.sample(folder, progress.step)
-            value = figures.get(self.stage.validation_metric)
-            self._write_log({"event": "validation", **{key: float(f"{v:.6g}") for key, v in figures.items()}})
-            if value is not None and math.isfinite(value) and (progress.best is None or value > progress.best):
-                progress.best, progress.best_step = value, progress.step
-                self.stage.export(self.out / "best.safetensors")
-        tensors = collect_tensors(self.stage.modules, self.stage.optimizers, self.stage.averages)
+            return self.stage.sample(folder, self.progress.step)
+
+    def _write_checkpoint(self, tensors: Mapping[str, Tensor], figures: Mapping[str, float]) -> None:
+        progress = self.progress
+        if figures:
+            self._log({"event": "validation", **{key: float(f"{v:.6g}") for key, v in figures.items()}})
+        value = figures.get(self.stage.validation_metric)
+        if value is not None and math.isfinite(value) and (progress.best is None or value > progress.best):
+            progress.best, progress.best_step = value, progress.step
+            self._export("best")
+        self._export("latest")
+        draw_curves(self.log_path, self.out / "curves.png")
         self.checkpoints.save(progress, tensors, self.stage.describe())
-        self.stage.export(self.out / "latest.safetensors")
-        draw_curves(self._log_path, self.out / "curves.png")
 
-    @property
-    def _log_path(self) -> Path:
-        return self.out / "log.jsonl"
+    def _export(self, name: str) -> None:
+        with on_device(self.workers.device):
+            self.stage.export(self.out / f"{name}.safetensors")
 
-    def _write_log(self, values: dict[str, Any], *, truncate: bool = False) -> None:
-        if not self.workers.is_main:
-            return
+    @contextmanager
+    def _tracked(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            for tracker in self.trackers:
+                tracker.close()
+
+    def _log(self, values: Mapping[str, Any]) -> None:
         line = {"step": self.progress.step, "seconds": round(self.progress.seconds, 1), **values}
-        with self._log_path.open("w" if truncate else "a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-
-    def _cut_log(self) -> None:
-        """Drop lines of steps that the checkpoint does not know, and a last line torn by a kill."""
-        if not self.workers.is_main:
-            return
-        kept = []
-        for line in self._log_path.read_text(encoding="utf-8").splitlines() if self._log_path.exists() else []:
-            try:
-                if json.loads(line)["step"] <= self.progress.step:
-                    kept.append(line + "\n")
-            except (json.JSONDecodeError, KeyError, TypeError):
-                continue
-        partial = self._log_path.with_name(f".log.partial-{os.getpid()}")
-        partial.write_text("".join(kept), encoding="utf-8")
-        os.replace(partial, self._log_path)
-
-
-@contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """A list that fills at the first SIGINT or SIGTERM; a second one ends the process as usual."""
-    caught: list[int] = []
-
-    def note(number: int, frame: FrameType | None) -> None:
-        caught.append(number)
-        signal.signal(number, before[signal.Signals(number)])
-
-    in_main_thread = threading.current_thread() is threading.main_thread()  # elsewhere Python forbids handlers
-    numbers = (signal.SIGINT, signal.SIGTERM) if in_main_thread else ()
-    before = {number: signal.getsignal(number) for number in numbers}
-    try:
-        for number in numbers:
-            signal.signal(number, note)
-        yield caught
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        for tracker in self.trackers:
+            tracker.write(line)

@@ -1,7 +1,8 @@
 """Muon: momentum whose matrix updates are made orthogonal (Jordan et al. 2024).
 
 torch's own Muon orthogonalises in bfloat16, one matrix after the other; on processors without fast bfloat16 that costs
-more than it gains. Here matrices of one shape are orthogonalised together, in the parameters' own precision.
+more than it gains. Here matrices of one shape are orthogonalised together, in the parameters' own precision. Of sharded
+matrices each process keeps its share of the momentum, gathers the whole direction, and takes its share of the update.
 """
 
 from __future__ import annotations
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+from relic_distill.shares import like, own_share, whole
 
 _COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 
@@ -76,8 +79,9 @@ class Muon(Optimizer):
             if not state:
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
-            directions.append(parameter.grad.lerp(buffer, group["momentum"]))
+            directions.append(whole(parameter.grad.lerp(buffer, group["momentum"])))
         updates = orthogonalise(torch.stack(directions))
         size = 0.2 * group["lr"] * math.sqrt(max(parameters[0].shape))
         for parameter, update in zip(parameters, updates, strict=True):
-            parameter.mul_(1 - group["lr"] * group["weight_decay"]).sub_(update, alpha=size)
+            share = own_share(like(parameter, update))
+            own_share(parameter).mul_(1 - group["lr"] * group["weight_decay"]).sub_(share, alpha=size)

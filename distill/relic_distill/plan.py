@@ -5,8 +5,6 @@ Nothing is computed: the network runs on torch's meta device, where operations a
 
 from __future__ import annotations
 
-import statistics
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -14,10 +12,13 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from relic.config import ModelConfig
+from relic.config import ModelConfig, RelicConfig
 from relic.model.attention import BidirectionalContext
 from relic.model.conditioning import CameraConditioning
 from relic.model.transformer import RelicTransformer
+from relic.planning.hardware import Device, Dtype, measured_flops
+from relic.planning.parameters import meta_transformer
+from relic.planning.training import StateBytes, TrainingPlan, plan_training_step, whole_blocks
 from relic.world import world_intrinsics
 from relic_distill.circle import Circle
 from relic_distill.forcing import TeacherForcingContext
@@ -113,25 +114,45 @@ def step_flops(config: WorldTrainConfig, phase: Phase, cost: PassCost) -> float:
 
 def state_bytes(config: WorldTrainConfig) -> tuple[int, int]:
     """Parameters of the network, and bytes of weights, gradients, optimiser and average."""
-    with torch.device("meta"):
-        model = RelicTransformer(config.world.model, world_intrinsics(config.world))
+    parameters, state = training_state(config)
+    return parameters, state.total
+
+
+def training_state(config: WorldTrainConfig) -> tuple[int, StateBytes]:
+    """Parameters of the network, and what its training holds between steps, all in float32."""
+    model = meta_transformer(config.world)
     matrices, others = split_parameters(model)
     muon, adamw = (sum(parameter.numel() for parameter in group) for group in (matrices, others))
-    one = _BYTES * (4 * muon + 5 * adamw)
-    critic_and_teacher = _BYTES * (3 * muon + 4 * adamw) + _BYTES * (muon + adamw)
-    return muon + adamw, one + (critic_and_teacher if isinstance(config, DmdTrainConfig) else 0)
+    weights, optimizer = _BYTES * (muon + adamw), _BYTES * (muon + 2 * adamw)
+    distilled = isinstance(config, DmdTrainConfig)
+    return muon + adamw, StateBytes(
+        weights=weights,
+        gradients=weights,
+        optimizer=optimizer,
+        average=weights,
+        critic=2 * weights + optimizer if distilled else 0,
+        teacher=weights if distilled else 0,
+    )
 
 
-def measured_flops(seconds: float = 0.4) -> float:
-    """Operations a second of a float32 product of two 1024 x 1024 matrices here, median."""
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    rates: list[float] = []
-    end = time.monotonic() + seconds
-    while time.monotonic() < end or len(rates) < 3:
-        started = time.perf_counter()
-        torch.mm(a, b)
-        rates.append(2 * 1024**3 / (time.perf_counter() - started))
-    return statistics.median(rates)
+def plan_distillation(world: RelicConfig, device: Device, *, gpus: int, seconds: float, dtype: Dtype) -> TrainingPlan:
+    """The last stage of a world's training at any size; see `relic.planning.training`.
+
+    Raises:
+        ValueError: as `relic.planning.training.plan_training_step`.
+    """
+    frames = whole_blocks(world, seconds)
+    phase = Phase(until_step=1, frames=frames, batch=1)
+    config = DmdTrainConfig(world=world, loop=LoopConfig(steps=1), phases=(phase,), sample_frames=frames)
+    return plan_training_step(
+        world,
+        device,
+        training_state(config)[1],
+        critic_updates=config.critic_updates,
+        gpus=gpus,
+        seconds=seconds,
+        dtype=dtype,
+    )
 
 
 def plan_training(name: str, config: WorldTrainConfig, rate: float | None = None) -> list[str]:

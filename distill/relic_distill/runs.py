@@ -13,12 +13,14 @@ from typing import TypeVar
 from relic.reprojection.depth import DepthNet
 from relic.text import MiniLMEncoder, TextEncoder
 from relic.vae.tiny_vae import TinyVae
+from relic_distill.devices import move_networks
 from relic_distill.loop import Outcome, train
 from relic_distill.stage_causal import CausalStage, CausalTrainConfig
 from relic_distill.stage_dmd import DmdStage, DmdTrainConfig
 from relic_distill.stage_init import InitStage, InitTrainConfig
 from relic_distill.stage_teacher import TeacherStage, TeacherTrainConfig, trained_frames_of
 from relic_distill.trajectories import TrajectoryConfig, TrajectoryDataset, sample_trajectories
+from relic_distill.workers import Workers
 from relic_distill.world_stage import Ingredients, WorldTrainConfig
 
 _Config = TypeVar("_Config", bound=WorldTrainConfig)
@@ -107,7 +109,10 @@ def draw_trajectories(
     config, given = gather(config, files)
     stage = TeacherStage(config, given, teacher)
     stage.model.eval()
-    sample_trajectories(sampling, stage, teacher, trained, out)
+    workers = Workers()
+    move_networks([stage.model, *stage.frozen.values()], (), workers.device)
+    with workers.computing():
+        sample_trajectories(sampling, stage, teacher, trained, out)
 
 
 def train_init(

@@ -18,7 +18,7 @@ from relic_distill.causal_loss import ClipBatch, causal_x0, teacher_forcing_loss
 from relic_distill.loop import torch_generator
 from relic_distill.world_stage import Ingredients, WorldStage, WorldTrainConfig, new_network
 
-_RESAMPLING = 5
+_RESAMPLING, _ROUNDS = 5, 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,8 +64,9 @@ class CausalStage(WorldStage):
         """The runs of a step's part, with the past that they are trained on."""
         batch = super().draw(step, part)
         generator = torch_generator(self.config.seed, step, _RESAMPLING, part)
-        for _ in range(self.resample.rounds):
-            if float(torch.rand((), generator=generator)) >= self.resample.chance:
+        tosses = torch.rand(self.resample.rounds, generator=torch_generator(self.config.seed, step, _ROUNDS))
+        for toss in tosses.tolist():  # the same for all parts, see `relic_distill.loop.Stage.backward`
+            if toss >= self.resample.chance:
                 break
             batch = self.with_own_past(batch, generator)
         return batch

@@ -103,6 +103,7 @@ class DepthStage:
         matrices = [p for p in self.network.parameters() if p.ndim == 2]
         others = [p for p in self.network.parameters() if p.ndim != 2]
         self.modules: Mapping[str, nn.Module] = {"depth": self.network}
+        self.frozen: Mapping[str, nn.Module] = {}
         self.averages: Mapping[str, Ema] = {"depth": Ema(self.network, config.ema_decay)}
         self.optimizers: Mapping[str, Optimizer] = {
             "muon": Muon(matrices, lr=config.matrix_lr, weight_decay=0.0),
@@ -160,14 +161,14 @@ class DepthStage:
             turn = slice(None, None, -1 if random.random() < 0.5 else 1)
             pictures.append(frames[index][:, turn])
             depths.append(depth[index][:, turn].astype(np.float32))
-        truth = torch.from_numpy(np.stack(depths)).clamp(NEAREST_M, FARTHEST_M).log()
+        truth = torch.as_tensor(np.stack(depths)).clamp(NEAREST_M, FARTHEST_M).log()
         return frames_to_tensor(np.stack(pictures)).transpose(0, 1), truth
 
 
 def _coloured(log_depth: Tensor) -> NDArray[np.uint8]:
     """Near is bright: a colour picture `(H, W, 3)` of log depth `(H, W)` between 0.3 and 10 m."""
     low, high = np.log(0.3), np.log(10.0)
-    grey = 255 * (1 - ((log_depth.numpy() - low) / (high - low)).clip(0, 1))
+    grey = 255 * (1 - ((log_depth.cpu().numpy() - low) / (high - low)).clip(0, 1))
     return cv2.cvtColor(cv2.applyColorMap(grey.astype(np.uint8), cv2.COLORMAP_INFERNO), cv2.COLOR_BGR2RGB).astype(
         np.uint8
     )

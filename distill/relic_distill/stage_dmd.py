@@ -30,7 +30,7 @@ from relic_distill.world_stage import (
     optimizers_of,
 )
 
-_ROLLOUT_STREAM = 6
+_ROLLOUT_STREAM, _EXIT_STREAM = 6, 7
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -95,6 +95,7 @@ class DmdStage(WorldStage):
         critic_optimizers = {f"critic_{name}": one for name, one in optimizers_of(self.critic, critic_config).items()}
         self.modules: Mapping[str, nn.Module] = {**self.modules, "critic": self.critic}
         self.optimizers: Mapping[str, Optimizer] = {**self.optimizers, **critic_optimizers}
+        self.frozen = {**self.frozen, "teacher": self.teacher}
         self._kept: dict[tuple[int, int], _Drawn] = {}
 
     def backward(self, step: int, part: int = 0) -> dict[str, float]:
@@ -135,7 +136,8 @@ class DmdStage(WorldStage):
         if (step, part) not in self._kept:
             generator = torch_generator(self.config.seed, step, _ROLLOUT_STREAM, part)
             batch, world = self.draw(step, part), self.config.world
-            exit_step = int(torch.randint(world.sampler.steps, (), generator=generator))
+            of_all_parts = torch_generator(self.config.seed, step, _EXIT_STREAM)
+            exit_step = int(torch.randint(world.sampler.steps, (), generator=of_all_parts))
             screen = self.screen(len(batch.latents))
             rollout = roll_out(self.model, batch, world.memory, world.sampler, generator, screen, exit_step)
             guide = rollout.guide if self.dmd.score == "causal" else self.start_guide(batch, generator)

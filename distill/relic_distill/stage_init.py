@@ -5,7 +5,6 @@ Four ways, one of them chosen by `InitTrainConfig.forcing`: see `relic_distill.i
 
 from __future__ import annotations
 
-import copy
 import typing
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,6 +16,7 @@ from torch import Tensor
 from relic.model.transformer import RelicTransformer
 from relic.reprojection.warp import Views
 from relic_distill.causal_loss import ClipBatch
+from relic_distill.devices import moved, on_processor
 from relic_distill.init_loss import consistency_loss, path_loss
 from relic_distill.loop import step_generator, torch_generator
 from relic_distill.trajectories import TrajectoryBatch, TrajectoryDataset, straight_paths
@@ -70,7 +70,8 @@ class InitStage(WorldStage):
         self._teacher: RelicTransformer | None = None
         sampler = config.world.sampler
         if config.forcing == "consistency":
-            self._teacher = new_network(config, teacher).requires_grad_(False)
+            self._teacher, self._average = (new_network(config, teacher).requires_grad_(False) for _ in range(2))
+            self.frozen = {**self.frozen, "teacher": self._teacher, "average": self._average}
         elif paths is None:
             raise ValueError(f"forcing {config.forcing} regresses trajectories: name their folder")
         elif (paths.student_steps, paths.shift) != (sampler.steps, sampler.shift):
@@ -85,7 +86,9 @@ class InitStage(WorldStage):
             return super().backward(step, part)
         phase = self.config.phases[0]
         generator = torch_generator(self.config.seed, step, 1, part)
-        loss = self.paths_loss(self.paths.draw(phase.batch, step_generator(self.config.seed, step, 0, part)), generator)
+        with on_processor():
+            paths = self.paths.draw(phase.batch, step_generator(self.config.seed, step, 0, part))
+        loss = self.paths_loss(moved(paths, self.device), generator)
         loss.backward()
         self._longest = max(self._longest, self.paths.frames)
         return {"loss": float(loss.detach()), "frames": float(self.paths.frames)}
@@ -93,11 +96,10 @@ class InitStage(WorldStage):
     def loss(self, batch: ClipBatch, generator: torch.Generator) -> Tensor:
         """Loss of clips: consistency, or for the others that of paths whose noise is drawn at random."""
         if self._teacher is not None:
-            average = copy.deepcopy(self.model).requires_grad_(False)
-            average.load_state_dict(self.averages["model"].state_dict())
+            self._average.load_state_dict(self.averages["model"].state_dict())
             guide = self.causal_guide(batch, generator)
             return consistency_loss(
-                self.model, average, self._teacher, batch, self.config.world, self.init.levels, generator, guide
+                self.model, self._average, self._teacher, batch, self.config.world, self.init.levels, generator, guide
             )
         return self.paths_loss(straight_paths(batch, self.config.world.sampler, generator), generator)
 

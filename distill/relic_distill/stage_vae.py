@@ -158,6 +158,7 @@ class VaeStage:
         torch.manual_seed(int(step_generator(config.seed, 0, 0).integers(2**62)))
         self.vae = self._initial_vae()
         self.modules: Mapping[str, nn.Module] = {"vae": self.vae}
+        self.frozen: Mapping[str, nn.Module] = {}
         self.averages: Mapping[str, Ema] = {"vae": Ema(self.vae, config.ema_decay)}
         self.optimizers: Mapping[str, Optimizer] = self._optimizers()
 
@@ -191,7 +192,7 @@ class VaeStage:
         values = dataclasses.asdict(self.config)
         start_from = values.pop("start_from")
         values["start_from"] = None if start_from is None else sha256_of(start_from)
-        for name in ("steps", "minutes", "checkpoint_minutes", "checkpoint_steps", "log_every"):
+        for name in ("steps", "minutes", "checkpoint_minutes", "checkpoint_steps", "log_every", "runtime"):
             del values["loop"][name]
         return values
 

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from relic.model.conditioning import CameraConditioning
+from relic.precision import full_precision
 from relic.reprojection.guide import Reprojector
 from relic.reprojection.view_memory import ViewFinder
 from relic.reprojection.warp import Views
@@ -64,6 +65,7 @@ class TrainingGuide:
         self._config, self._block = config, block_frames
 
     @torch.no_grad()
+    @full_precision()
     def __call__(self, views: Views, camera: CameraConditioning, generator: torch.Generator) -> Tensor:
         """Guides of every latent frame after the first, from each block's own past.
 
@@ -89,6 +91,7 @@ class TrainingGuide:
         return self._drop(self._guides(case_views, camera, run, start, order), generator)
 
     @torch.no_grad()
+    @full_precision()
     def from_start(self, views: Views, camera: CameraConditioning, generator: torch.Generator) -> Tensor:
         """Guides of every latent frame after the first, from the start picture alone; arguments as `__call__`'s."""
         run, start = self._cases(camera)

@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint
 from relic_distill.ema import Ema
+from relic_distill.shares import like, whole
 
 _CHECKPOINT_NAME = re.compile(r"step-(\d{8})\.safetensors")
 
@@ -42,16 +42,28 @@ class Progress:
 
 
 def collect_tensors(
-    modules: Mapping[str, nn.Module], optimizers: Mapping[str, Optimizer], averages: Mapping[str, Ema]
+    modules: Mapping[str, nn.Module],
+    optimizers: Mapping[str, Optimizer],
+    averages: Mapping[str, Ema],
+    *,
+    keep: bool = True,
 ) -> dict[str, Tensor]:
-    """Weights, buffers, optimiser state and averages, by name."""
+    """Weights, buffers, optimiser state and averages, by name, on the processor.
+
+    Every process must take part in gathering sharded ones; without `keep` it is left with none.
+    """
     tensors = {f"module.{m}.{k}": v for m, module in modules.items() for k, v in module.state_dict().items()}
     tensors |= {f"average.{a}.{k}": v for a, ema in averages.items() for k, v in ema.average.items()}
     for name, optimizer in optimizers.items():
         for index, entries in optimizer.state_dict()["state"].items():
             for key, value in entries.items():
                 tensors[f"optimizer.{name}.{index}.{key}"] = torch.as_tensor(value).clone()
-    return {name: tensor.detach() for name, tensor in tensors.items()}
+    kept = {}
+    for name, tensor in tensors.items():
+        gathered = whole(tensor.detach())
+        if keep:
+            kept[name] = gathered.cpu()
+    return kept
 
 
 def restore_tensors(
@@ -67,7 +79,9 @@ def restore_tensors(
     """
     try:
         for name, module in modules.items():
-            module.load_state_dict(_under(tensors, f"module.{name}."))
+            patterns = module.state_dict()
+            saved = _under(tensors, f"module.{name}.")
+            module.load_state_dict({key: like(patterns.get(key, value), value) for key, value in saved.items()})
     except RuntimeError as error:
         raise ValueError(f"the checkpoint is of another network: {error}; start in an empty folder") from error
     for name, ema in averages.items():
@@ -83,7 +97,7 @@ def _restore_optimizer(optimizer: Optimizer, tensors: Mapping[str, Tensor]) -> N
         index, key = name.split(".", 1)
         parameter = parameters[int(index)]
         if value.shape == parameter.shape:  # the same memory layout gives the same vector code, hence the same bits
-            value = torch.empty_like(parameter, dtype=value.dtype).copy_(value)
+            value = torch.empty_like(parameter, dtype=value.dtype).copy_(like(parameter, value))
         state.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
 
@@ -115,16 +129,10 @@ class CheckpointFolder:
         """Write one checkpoint, then drop the oldest.
 
         Raises:
-            RuntimeError: when it cannot be written (full disk); the checkpoints before it are untouched.
+            OSError, SafetensorError: when it cannot be written (full disk); the checkpoints before it are untouched.
         """
         path = self.folder / f"step-{progress.step:08d}.safetensors"
-        try:
-            save_checkpoint(path, tensors, config, {"progress": json.dumps(asdict(progress))})
-        except (OSError, SafetensorError) as error:
-            last = next(reversed(self.paths()), None)
-            raise RuntimeError(
-                f"cannot write {path}: {error}; the last good checkpoint is {last}: make room and run again"
-            ) from error
+        save_checkpoint(path, tensors, config, {"progress": json.dumps(asdict(progress))})
         for old in self.paths()[: -self.keep]:
             old.unlink()
         return path

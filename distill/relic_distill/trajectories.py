@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint, sha256_of
+from relic.checkpoint import digest_of, load_checkpoint, read_metadata, save_checkpoint, sha256_of
 from relic.config import SamplerConfig
 from relic.flow_matching import add_noise, sampling_sigmas
 from relic.json_files import write_json
@@ -25,10 +25,12 @@ from relic.model.conditioning import CameraConditioning
 from relic_distill.bidirectional import sample_video
 from relic_distill.causal_loss import ClipBatch
 from relic_distill.clip_sampler import join
+from relic_distill.devices import moved, on_processor
 from relic_distill.loop import step_generator, torch_generator
 from relic_distill.world_stage import WorldStage
 
 MANIFEST = "trajectories.json"
+_DIGEST = "digest"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +117,9 @@ def sample_trajectories(
         numbers = range(begin, min(begin + config.batch, config.count))
         if all(_path(paths, number).exists() for number in numbers):
             continue
-        batch = join([stage.train_clips.draw(1, config.frames, step_generator(config.seed, n, 5)) for n in numbers])
+        with on_processor():
+            clips = [stage.train_clips.draw(1, config.frames, step_generator(config.seed, n, 5)) for n in numbers]
+        batch = moved(join(clips), stage.device)
         generator = torch_generator(config.seed, begin, 6)
         states = sample_video(
             stage.model,
@@ -145,7 +149,8 @@ def _write(target: Path, states: Tensor, batch: ClipBatch, row: int) -> None:
         "positions": batch.camera.positions[row],
         "text": batch.text[row],
     }
-    save_checkpoint(target, tensors, {"frames": states.shape[2]})
+    tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
+    save_checkpoint(target, tensors, {"frames": states.shape[2]}, {_DIGEST: digest_of(tensors)})
 
 
 class TrajectoryDataset:
@@ -179,8 +184,12 @@ class TrajectoryDataset:
         return join_paths([self.get(int(random.integers(len(self.paths)))) for _ in range(batch)])
 
     def get(self, number: int) -> TrajectoryBatch:
-        """One path, as a batch of one."""
-        tensors = load_checkpoint(self.paths[number])[0]
+        """One path, as a batch of one; raises as `draw`."""
+        path = self.paths[number]
+        tensors = load_checkpoint(path)[0]
+        digest = read_metadata(path).get(_DIGEST)
+        if digest is not None and digest != digest_of(tensors):
+            raise ValueError(f"{path} does not hold what was written: delete it and sample it again")
         states = tensors["states"].float().unsqueeze(1)
         camera = CameraConditioning(
             actions=tensors["actions"][None],

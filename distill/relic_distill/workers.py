@@ -1,27 +1,55 @@
 """The processes that train one network together, as `accelerate launch` starts them; a single one otherwise.
 
-Every process holds the whole network and takes its share of a step's parts. What they must agree on (gradients,
-figures, when to stop or to save) goes through here, so that the harness reads as if there were one.
+Every process takes its share of a step's parts. What they must agree on (gradients, figures, when to stop or to save)
+goes through here, so that the harness reads as if there were one. Here too is where a process computes, and how finely.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
-from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, reduce
+from accelerate import Accelerator, PartialState
+from accelerate.state import AcceleratorState
+from accelerate.utils import AutocastKwargs, broadcast_object_list, reduce
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
+
+from relic_distill.devices import on_device
+from relic_distill.runtime import MixedPrecision
 
 _Value = TypeVar("_Value")
 
 
 class Workers:
-    """This process among its peers."""
+    """This process among its peers.
 
-    def __init__(self) -> None:
-        self._state = PartialState(cpu=True)
+    Args:
+        mixed_precision: see `relic_distill.runtime.Runtime`.
+    """
+
+    def __init__(self, mixed_precision: MixedPrecision = "no") -> None:
+        self._state = PartialState(cpu=not torch.accelerator.is_available())
+        # accelerate holds one precision a process; stages of one process may differ in theirs
+        AcceleratorState._reset_state()
+        # a cast made without gradients must not serve the pass with gradients that follows it
+        self._accelerator = Accelerator(
+            mixed_precision=mixed_precision, kwargs_handlers=[AutocastKwargs(cache_enabled=False)]
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where this process computes: its accelerator, or the processor."""
+        device: torch.device = self._state.device
+        return device
+
+    @contextmanager
+    def computing(self) -> Iterator[None]:
+        """Losses and gradients are computed on the device, in mixed precision where that is wanted."""
+        with on_device(self.device), self._accelerator.autocast():
+            yield
 
     @property
     def count(self) -> int:
@@ -46,22 +74,27 @@ class Workers:
         return range(int(self._state.process_index), parts, self.count)
 
     def add_up(self, parameters: Sequence[nn.Parameter], scale: float) -> None:
-        """Make the gradients of all processes their sum times `scale`, in place."""
+        """Make the gradients of all processes their sum times `scale`, in place.
+
+        Sharded gradients were averaged over the processes as they were made.
+        """
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
-        if not gradients:
-            return
-        if self.count > 1:
-            flat = self.summed(torch.cat([gradient.flatten() for gradient in gradients]))
-            for gradient, total in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        sharded = [gradient for gradient in gradients if isinstance(gradient, DTensor)]
+        whole = [gradient for gradient in gradients if not isinstance(gradient, DTensor)]
+        if self.count > 1 and whole:
+            flat = self.summed(torch.cat([gradient.flatten() for gradient in whole]))
+            for gradient, total in zip(whole, flat.split([g.numel() for g in whole]), strict=True):
                 gradient.copy_(total.view_as(gradient))
-        if scale != 1.0:
-            torch._foreach_mul_(gradients, scale)
+        if whole and scale != 1.0:
+            torch._foreach_mul_(whole, scale)
+        if sharded and scale * self.count != 1.0:
+            torch._foreach_mul_([gradient.to_local() for gradient in sharded], scale * self.count)
 
     def summed(self, values: Tensor) -> Tensor:
         """The sum over all processes, in each of them."""
         if self.count == 1:
             return values
-        total: Tensor = reduce(values, reduction="sum")
+        total: Tensor = reduce(values.to(self.device), reduction="sum")
         return total
 
     def agreed(self, value: _Value) -> _Value:

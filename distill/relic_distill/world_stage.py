@@ -22,6 +22,7 @@ from relic.config import RelicConfig, to_json
 from relic.memory.backends import make_memory
 from relic.model.transformer import RelicTransformer
 from relic.pictures import tensor_to_frames
+from relic.precision import full_precision
 from relic.reprojection.depth import DepthNet
 from relic.reprojection.view_memory import ViewFinder
 from relic.rollout import rollout
@@ -32,6 +33,7 @@ from relic.world import make_reprojector, world_intrinsics
 from relic_data.encode import LatentDataset, check_latent_space
 from relic_distill.causal_loss import ClipBatch, NoiseConfig
 from relic_distill.clip_sampler import ClipSampler, join
+from relic_distill.devices import moved, on_processor
 from relic_distill.ema import Ema
 from relic_distill.images import contact_sheet, save_picture
 from relic_distill.loop import LoopConfig, step_generator, torch_generator
@@ -140,7 +142,7 @@ class WorldStage(ABC):
         self.model = model
         self.vae = given.vae.eval().requires_grad_(False)
         self.vae_digest = given.vae.latent_space_digest()
-        self.null_text = given.text_encoder.encode([""])[0]
+        self._null_text = given.text_encoder.encode([""])[0]
         check_latent_space(given.data, self.vae_digest)
         intrinsics = world_intrinsics(config.world)
         self.reprojector = make_reprojector(config.world, self.vae, given.depth)
@@ -166,8 +168,20 @@ class WorldStage(ABC):
         self.validation_clips.require(config.sample_frames)
         self._longest = 0
         self.modules: Mapping[str, nn.Module] = {"model": model}
+        helpers = {"vae": self.vae, "depth": given.depth}
+        self.frozen: Mapping[str, nn.Module] = {name: one for name, one in helpers.items() if one is not None}
         self.optimizers: Mapping[str, Optimizer] = optimizers_of(model, config)
         self.averages: Mapping[str, Ema] = {"model": Ema(model, config.ema_decay)}
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network lies."""
+        return self.model.proj_out.weight.device
+
+    @property
+    def null_text(self) -> Tensor:
+        """`(S, D)` of the empty prompt."""
+        return self._null_text.to(self.device)
 
     def describe(self) -> dict[str, Any]:
         """The configuration without its length, so that a run may be prolonged."""
@@ -187,7 +201,9 @@ class WorldStage(ABC):
         phases = self.config.phases
         phase = next((phase for phase in phases if step < phase.until_step), phases[-1])
         self._longest = max(earlier.frames for earlier in phases[: phases.index(phase) + 1])
-        return self.train_clips.draw(phase.batch, phase.frames, step_generator(self.config.seed, step, 0, part))
+        with on_processor():
+            batch = self.train_clips.draw(phase.batch, phase.frames, step_generator(self.config.seed, step, 0, part))
+        return moved(batch, self.device)
 
     @abstractmethod
     def loss(self, batch: ClipBatch, generator: torch.Generator) -> Tensor:
@@ -207,8 +223,10 @@ class WorldStage(ABC):
         """Draw held-out runs with the averaged network; a sheet of truth above what it draws, and figures."""
         config = self.config
         count, frames = config.sample_runs, config.sample_frames
-        fixed = [self.validation_clips.draw(1, frames, step_generator(config.seed, index, 2)) for index in range(count)]
-        batch = join(fixed)
+        with on_processor():
+            numbers = [step_generator(config.seed, index, 2) for index in range(count)]
+            fixed = [self.validation_clips.draw(1, frames, random) for random in numbers]
+        batch = moved(join(fixed), self.device)
         with self.averages["model"].applied(), torch.inference_mode():
             loss = float(self.loss(batch, torch_generator(config.seed, 0, 3)))
             shown = tensor_to_frames(self.vae.decode(self.show(batch, torch_generator(config.seed, 0, 4))))
@@ -237,13 +255,15 @@ class WorldStage(ABC):
         save_checkpoint(path, self.averages["model"].state_dict(), to_json(world), {"vae": self.vae_digest})
 
     @torch.no_grad()
+    @full_precision()
     def see(self, stills: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures and depth of still latents `(L, C, h, w)`, see `relic_distill.clip_sampler.Viewer`."""
         assert self.reprojector is not None
-        pictures = self.vae.decode(stills.unsqueeze(2))[:, :, 0].clamp(-1, 1)
-        return pictures, self.reprojector.see_depth(pictures)
+        pictures = self.vae.decode(stills.to(self.device).unsqueeze(2))[:, :, 0].clamp(-1, 1)
+        return pictures.cpu(), self.reprojector.see_depth(pictures).cpu()
 
     @torch.no_grad()
+    @full_precision()
     def shown(self, latents: Tensor) -> Tensor:
         """The picture at the end of each latent frame of videos: `(B, C, T, h, w)` -> `(B, T, 3, H, W)`."""
         pixel = self.config.world.model.frames_per_latent

@@ -41,6 +41,7 @@ class LineStage:
         ).to(memory_format=torch.channels_last)
         self.net, self.seed, self.pause, self.bad_steps = net, seed, pause, bad_steps
         self.modules = {"net": net}
+        self.frozen: dict[str, nn.Module] = {}
         self.averages = {"net": Ema(net, 0.9)}
         matrices = [p for p in net.parameters() if p.ndim == 2]
         others = [p for p in net.parameters() if p.ndim != 2]
@@ -183,7 +184,12 @@ def test_lasting_nans_stop_the_run_and_leave_the_last_good_checkpoint(tmp_path: 
     stage = LineStage(bad_steps=tuple(range(6, 100)))
     with pytest.raises(RuntimeError, match="5 steps in a row"):
         train(stage, LoopConfig(steps=100, checkpoint_steps=3, max_bad=5), tmp_path, progress_bar=False)
-    assert CheckpointFolder(tmp_path / "checkpoint").paths()
+    found = CheckpointFolder(tmp_path / "checkpoint").load_latest()
+    assert found is not None
+    assert (found[0].step, found[0].skipped) == (9, 3)
+    before = load_file(tmp_path / "checkpoint" / "step-00000006.safetensors")
+    moved = [name for name in before if not torch.equal(before[name], found[1][name])]
+    assert all("running" in name or "tracked" in name for name in moved), "bad steps move nothing but batch statistics"
 
 
 def test_a_full_disk_leaves_the_last_good_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

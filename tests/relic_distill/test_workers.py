@@ -1,4 +1,3 @@
-import json
 import os
 import subprocess
 import sys
@@ -11,7 +10,7 @@ from torch import nn
 from relic.checkpoint import load_checkpoint
 from relic_distill.loop import LoopConfig, train
 from relic_distill.workers import Workers
-from tests.relic_distill.test_loop import LineStage, checkpoint_of
+from tests.relic_distill.test_loop import LineStage, checkpoint_of, log_of
 
 
 class TwoWorkers(Workers):
@@ -20,17 +19,21 @@ class TwoWorkers(Workers):
     count = 2  # type: ignore[assignment]
 
 
+def launched(processes: int) -> list[str]:
+    """The start of a command that runs a module in so many processes over gloo."""
+    if processes == 1:
+        return [sys.executable, "-m"]
+    return [  # without a GPU `--multi_gpu` starts as many processes over gloo; `--cpu` would start only one
+        sys.executable, "-m", "accelerate.commands.launch", "--multi_gpu", "--num_processes", str(processes),
+        "--num_machines", "1", "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m",
+    ]  # fmt: skip
+
+
 def run(encoded: Path, out: Path, processes: int) -> None:
-    launch = ["-m", "relic_app"]
-    if processes > 1:
-        launch = [
-            "-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes), "--num_machines", "1",
-            "--mixed_precision", "no", "--dynamo_backend", "no", "--main_process_port", "0", "-m", "relic_app",
-        ]  # fmt: skip
     command = [
-        sys.executable, *launch, "distill", "causal", "--recipe", "tiny-smoke", "--steps", "3", "--accumulate", "2",
-        "--data", str(encoded / "latents"), "--vae", str(encoded / "vae.safetensors"),
-        "--depth", str(encoded / "depth.safetensors"), "--out", str(out),
+        *launched(processes), "relic_app", "distill", "causal", "--recipe", "tiny-smoke",
+        "--steps", "3", "--accumulate", "2", "--data", str(encoded / "latents"),
+        "--vae", str(encoded / "vae.safetensors"), "--depth", str(encoded / "depth.safetensors"), "--out", str(out),
     ]  # fmt: skip
     done = subprocess.run(
         command, env={**os.environ, "OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=False, timeout=300
@@ -39,8 +42,7 @@ def run(encoded: Path, out: Path, processes: int) -> None:
 
 
 def losses(out: Path) -> list[float]:
-    lines = [json.loads(line) for line in (out / "log.jsonl").read_text().splitlines()]
-    return [line["loss"] for line in lines if "loss" in line]
+    return [line["loss"] for line in log_of(out) if "loss" in line]
 
 
 def test_two_processes_are_one_at_the_same_global_batch(encoded: Path, tmp_path: Path) -> None:
@@ -50,6 +52,7 @@ def test_two_processes_are_one_at_the_same_global_batch(encoded: Path, tmp_path:
     assert one.keys() == two.keys()
     for name in one:
         torch.testing.assert_close(two[name], one[name], rtol=1e-5, atol=1e-6)
+    assert log_of(tmp_path / "two")[0]["processes"] == 2
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "one"), rel=1e-5)
 
 

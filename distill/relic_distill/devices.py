@@ -1,0 +1,84 @@
+"""Training on another device than the processor.
+
+Losses create tensors without naming a device and draw noise from generators of the processor. On another device the
+harness runs them under `on_device`: what they create lies there, and noise is drawn where its generator lies, then
+moved. So losses need not know a device, and their batches, noise levels and noise are the same on each.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from relic.precision import full_precision
+from relic_distill.ema import Ema
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+_RANDOM = frozenset({torch.rand, torch.randn, torch.randint, torch.randperm})
+
+_Batch = TypeVar("_Batch", bound="DataclassInstance")
+
+
+class _DrawnByItsGenerator(TorchFunctionMode):
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Iterable[type],
+        args: tuple[Any, ...] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> Any:
+        named = dict(kwargs or {})
+        generator = named.get("generator")
+        if func not in _RANDOM or generator is None:
+            return func(*args, **named)
+        wanted = named.get("device") or torch.get_default_device()
+        return func(*args, **{**named, "device": generator.device}).to(wanted)
+
+
+@contextmanager
+def on_device(device: torch.device) -> Iterator[None]:
+    """Within the `with`, tensors are created on `device`, and noise is drawn by its generator wherever that lies."""
+    if device.type == "cpu":
+        yield
+        return
+    with device, _DrawnByItsGenerator():
+        yield
+
+
+@contextmanager
+def on_processor() -> Iterator[None]:
+    """Within the `with`, data are read and put together: on the processor, in their own precision."""
+    with torch.device("cpu"), full_precision():
+        yield
+
+
+def moved(batch: _Batch, device: torch.device) -> _Batch:
+    """A dataclass with its tensors, and those of dataclasses in it, on `device`; other values as they are."""
+    if device.type == "cpu":
+        return batch
+    inside = {field.name: getattr(batch, field.name) for field in dataclasses.fields(batch)}
+    return dataclasses.replace(batch, **{name: _moved(value, device) for name, value in inside.items()})
+
+
+def _moved(value: object, device: torch.device) -> object:
+    if isinstance(value, Tensor):
+        return value.to(device)
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return moved(value, device)
+    return value
+
+
+def move_networks(networks: Iterable[nn.Module], averages: Iterable[Ema], device: torch.device) -> None:
+    """Bring networks and averages to `device` in place: optimisers keep their parameters."""
+    for network in networks:
+        network.to(device)
+    for ema in averages:
+        ema.average = {name: value.to(device) for name, value in ema.average.items()}

@@ -1,0 +1,136 @@
+"""FSDP2 over gloo: the numbers of one process, and checkpoints that one process goes on from."""
+
+import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from relic.checkpoint import load_checkpoint, save_checkpoint
+from relic.config import to_json
+from relic.world import HashEncoder
+from relic_distill.ema import Ema
+from relic_distill.loop import LoopConfig, train
+from relic_distill.muon import Muon
+from relic_distill.runs import Files, train_causal, train_dmd, train_teacher
+from relic_distill.runtime import Runtime
+from relic_distill.sharding import process_mesh, shard_networks
+from relic_distill.shares import like, own_share, whole
+from relic_distill.smoke import tiny_causal
+from relic_distill.stage_causal import CausalTrainConfig
+from relic_distill.stage_dmd import DmdTrainConfig
+from relic_distill.stage_teacher import TRAINED_FRAMES, TeacherTrainConfig
+from relic_distill.workers import Workers
+from relic_distill.world_stage import Phase, WorldTrainConfig, new_network, split_parameters
+from tests.relic_distill.test_loop import LineStage, log_of
+from tests.relic_distill.test_workers import launched
+
+PROCESSES = 2
+KINDS = ("causal", "teacher", "dmd")
+
+
+def settings(steps: int, *, shard: bool) -> dict[str, object]:
+    loop = LoopConfig(
+        steps=steps, accumulate=PROCESSES, warmup=1, decay=0.01, checkpoint_steps=2, checkpoint_minutes=60, log_every=1,
+        runtime=Runtime(shard=shard),
+    )  # fmt: skip
+    phases = (Phase(until_step=10, frames=4, batch=1),)
+    base = dataclasses.replace(tiny_causal(steps), loop=loop, phases=phases, sample_runs=1, sample_frames=3)
+    return {field.name: getattr(base, field.name) for field in dataclasses.fields(WorldTrainConfig)}
+
+
+def run(kind: str, encoded: Path, out: Path, steps: int, *, shard: bool) -> None:
+    files = Files(
+        data=encoded / "latents", vae=encoded / "vae.safetensors", depth=encoded / "depth.safetensors",
+        text_encoder=HashEncoder(4),
+    )  # fmt: skip
+    values, lively = settings(steps, shard=shard), encoded / "lively.safetensors"
+    if kind == "causal":
+        train_causal(CausalTrainConfig(**values), files, out, init=lively)  # type: ignore[arg-type]
+    elif kind == "teacher":
+        train_teacher(TeacherTrainConfig(**values, sample_steps=1), files, out, init=lively)  # type: ignore[arg-type]
+    else:
+        config = DmdTrainConfig(**values, critic_updates=1)  # type: ignore[arg-type]
+        train_dmd(config, files, out, student=lively, teacher=lively)
+
+
+@pytest.fixture(scope="module")
+def runs(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Two steps of each stage by two processes that share the networks, and by one that has them whole."""
+    root = tmp_path_factory.mktemp("sharded")
+    write_lively(encoded / "lively.safetensors")
+    command = [*launched(PROCESSES), __name__, str(encoded), str(root)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
+    assert done.returncode == 0, done.stderr[-3000:]
+    for kind in KINDS:
+        run(kind, encoded, root / f"{kind}-one", 2, shard=False)
+    return root
+
+
+def write_lively(target: Path) -> None:
+    """A network in which every parameter matters: fresh ones have silent outputs."""
+    config = tiny_causal(1)
+    network = new_network(config, None)
+    for parameter in network.parameters():
+        if not parameter.any():
+            nn.init.normal_(parameter, std=0.1)
+    save_checkpoint(target, network.state_dict(), to_json(config.world), {TRAINED_FRAMES: "4"})
+
+
+def assert_close(one: Path, other: Path) -> None:
+    first, second = load_checkpoint(one)[0], load_checkpoint(other)[0]
+    assert first.keys() == second.keys()
+    for name in first:
+        torch.testing.assert_close(second[name], first[name], rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_network_shared_out_trains_as_a_whole_one(runs: Path, encoded: Path, kind: str) -> None:
+    one, two = runs / f"{kind}-one", runs / f"{kind}-two"
+    assert [(line["processes"], line["shard"]) for line in (log_of(one)[0], log_of(two)[0])] == [(1, False), (2, True)]
+    assert_close(one / "latest.safetensors", two / "latest.safetensors")
+    assert_close(one / "checkpoint" / "step-00000002.safetensors", two / "checkpoint" / "step-00000002.safetensors")
+    moved = load_checkpoint(two / "checkpoint" / "step-00000002.safetensors")[0]
+    before = load_checkpoint(encoded / "lively.safetensors")[0]
+    assert all(not torch.equal(value, moved[f"module.model.{name}"]) for name, value in before.items())
+
+
+def test_one_process_goes_on_where_two_stopped(runs: Path, encoded: Path) -> None:
+    run("teacher", encoded, runs / "teacher-two", 4, shard=False)
+    run("teacher", encoded, runs / "teacher-one", 4, shard=False)
+    assert_close(runs / "teacher-one" / "latest.safetensors", runs / "teacher-two" / "latest.safetensors")
+
+
+def test_a_single_process_has_nothing_to_share(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"over several processes, this is 1: .*accelerate launch"):
+        train(LineStage(), LoopConfig(steps=1, runtime=Runtime(shard=True)), tmp_path / "out", progress_bar=False)
+    assert not (tmp_path / "out").exists()
+
+
+def check_shares() -> None:
+    """Each of two processes holds half of every network that it was given, and the whole on demand."""
+    workers = Workers()
+    network = new_network(tiny_causal(1), None)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    matrices, others = split_parameters(network)
+    optimizers, average = [Muon(matrices, lr=0.1), torch.optim.AdamW(others)], Ema(network, 0.9)
+    shard_networks([network], optimizers, [average], process_mesh(workers.device, workers.count))
+    held = sum(own_share(parameter).numel() for parameter in network.parameters())
+    assert held < 0.55 * sum(value.numel() for value in before.values())
+    moved = {id(parameter) for one in optimizers for group in one.param_groups for parameter in group["params"]}
+    assert moved == {id(parameter) for parameter in network.parameters()}
+    for name, value in network.state_dict().items():
+        assert torch.equal(whole(value), before[name])
+        assert torch.equal(whole(average.average[name]), before[name])
+        assert torch.equal(own_share(like(value, before[name])), own_share(value))
+
+
+if __name__ == "__main__":
+    check_shares()
+    for stage in KINDS:
+        run(stage, Path(sys.argv[1]), Path(sys.argv[2]) / f"{stage}-two", 2, shard=True)
