@@ -150,7 +150,7 @@ def _write(target: Path, states: Tensor, batch: ClipBatch, row: int) -> None:
         "text": batch.text[row],
     }
     tensors = {name: tensor.cpu() for name, tensor in tensors.items()}
-    save_checkpoint(target, tensors, {"frames": states.shape[2]}, {_DIGEST: digest_of(tensors)})
+    save_checkpoint(target, tensors, {"frames": states.shape[2], _DIGEST: digest_of(tensors)})
 
 
 class TrajectoryDataset:
@@ -186,8 +186,8 @@ class TrajectoryDataset:
     def get(self, number: int) -> TrajectoryBatch:
         """One path, as a batch of one; raises as `draw`."""
         path = self.paths[number]
-        tensors = load_checkpoint(path)[0]
-        digest = read_metadata(path).get(_DIGEST)
+        tensors, values = load_checkpoint(path)
+        digest = values.get(_DIGEST)
         if digest is not None and digest != digest_of(tensors):
             raise ValueError(f"{path} does not hold what was written: delete it and sample it again")
         states = tensors["states"].float().unsqueeze(1)

@@ -104,13 +104,13 @@ def _rows(draw: Draw, head_width: int) -> Iterator[Check]:
     cases: list[tuple[str, list[str], list[Tensor], Operator, Operator]] = [
         (
             "modulated_norm", ["x", "shift", "scale"], [x, shift, scale],
-            lambda *given: modulated_norm(*given, _EPS), lambda *given: norm_reference.modulated_norm(*given, _EPS),
+            lambda x, shift, scale: modulated_norm(x, shift, scale, _EPS), lambda x, shift, scale: norm_reference.modulated_norm(x, shift, scale, _EPS),
         ),
         ("gated_residual", ["x", "y", "gate"], [x, y, gate], gated_residual, norm_reference.gated_residual),
         (
             "qk_norm_rope_pose", ["q", "k", "pose", "weight_q", "weight_k"], [y, z, pose, weight_q, weight_k],
-            lambda *given: qk_norm_rope_pose(*given, turns, _EPS),
-            lambda *given: pose_reference.qk_norm_rope_pose(*given, turns.double(), _EPS),
+            lambda q, k, pose, w_q, w_k: qk_norm_rope_pose(q, k, pose, w_q, w_k, turns, _EPS),
+            lambda q, k, pose, w_q, w_k: pose_reference.qk_norm_rope_pose(q, k, pose, w_q, w_k, turns.double(), _EPS),
         ),
     ]  # fmt: skip
     for name, inputs, given, operator, truth in cases:

@@ -167,7 +167,8 @@ def _counted(kernel: _Kernel, machine: Machine) -> Count:
 
 def memory_bytes(programs: list[Program], side_by_side: int, l2_bytes: float) -> float:
     """Bytes from memory by the rule of this module."""
-    moved, before = 0.0, {}
+    moved = 0.0
+    before: dict[str, float] = {}
     for first in range(0, len(programs), side_by_side):
         wave: dict[str, float] = {}
         for program in programs[first : first + side_by_side]:
