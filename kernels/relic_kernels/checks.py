@@ -104,7 +104,8 @@ def _rows(draw: Draw, head_width: int) -> Iterator[Check]:
     cases: list[tuple[str, list[str], list[Tensor], Operator, Operator]] = [
         (
             "modulated_norm", ["x", "shift", "scale"], [x, shift, scale],
-            lambda x, shift, scale: modulated_norm(x, shift, scale, _EPS), lambda x, shift, scale: norm_reference.modulated_norm(x, shift, scale, _EPS),
+            lambda x, shift, scale: modulated_norm(x, shift, scale, _EPS),
+            lambda x, shift, scale: norm_reference.modulated_norm(x, shift, scale, _EPS),
         ),
         ("gated_residual", ["x", "y", "gate"], [x, y, gate], gated_residual, norm_reference.gated_residual),
         (

@@ -9,7 +9,15 @@ from typing import Any
 import torch
 import triton
 
-from relic_kernels.configurations import CHUNK, COMBINE_ROWS, COMMIT_HEADS, Target, attention_tile, row_warps
+from relic_kernels.configurations import (
+    CHUNK,
+    COMBINE_ROWS,
+    COMMIT_HEADS,
+    AttentionKernel,
+    Target,
+    attention_tile,
+    row_warps,
+)
 from relic_kernels.memory_attention import backward
 from relic_kernels.memory_attention import triton_impl as attention
 from relic_kernels.memory_commit import FACTORS
@@ -52,7 +60,7 @@ class Launch:
 
 
 def launches(target: Target) -> Iterator[Launch]:
-    """Every kernel at the sizes of every preset, in bfloat16 with E4M3 memory; attention in float32 as well."""
+    """Every kernel at the sizes of every preset, in bfloat16 with E4M3 memory and window; attention in float32 too."""
     for preset, (width, head) in SHAPES.items():
         yield from _norms(width, preset)
         yield from _queries_and_keys(width, head, preset)
@@ -119,13 +127,11 @@ def _queries_and_keys(width: int, head: int, preset: str) -> Iterator[Launch]:
 def _attention(target: Target, head: int, stored: str, kind: str) -> Iterator[Launch]:
     dtype = torch.float32 if kind == _F32 else torch.bfloat16
     shape = f"D {head}" if kind == _BF16 else f"D {head}, float32"
-    parts = _of(stored, "K0 V0") | _of(kind, "K1 V1 K2 V2")
+    parts = _of(stored, "K0 V0") | _of(stored if kind == _BF16 else kind, "K1 V1") | _of(kind, "K2 V2")
     parts |= {f"{name}{part}": _F32 for name in ("T", "KS", "VS") for part in range(3)}
     scaled = {"SCALED0": True, "SCALED1": True, "SCALED2": False}
-    if kind == _BF16:
-        parts |= _of(stored, "K1 V1")
     of_queries = _of(kind, "Q GRAD") | _of(_F32, "LSE DELTA")
-    for kernel, name, function, types, constants in (
+    cases: tuple[tuple[AttentionKernel, str, Any, dict[str, str], dict[str, Any]], ...] = (
         (
             "forward",
             "forward",
@@ -147,7 +153,8 @@ def _attention(target: Target, head: int, stored: str, kind: str) -> Iterator[La
             {**of_queries, **_of(kind, "K V DK DV"), "TURNS": _F32},
             {},
         ),
-    ):
+    )
+    for kernel, name, function, types, constants in cases:
         tile = attention_tile(kernel, target, head, dtype)
         yield Launch(
             operator="memory_attention", kernel=f"{name}, {shape}", function=function, types=types,

@@ -94,7 +94,7 @@ class Shape:
         window = self.window_frames * self.frame_tokens
         return (
             ("pooled", self.pooled_tokens, _E4M3, True),
-            ("window", window, _E4M3, True),
+            ("window", window, _BF16, False),
             ("own", self.tokens, _BF16, False),
         )
 

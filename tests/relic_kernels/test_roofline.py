@@ -30,8 +30,8 @@ def test_the_least_is_every_tensor_once(counts: dict[tuple[str, str], Count]) ->
     assert counts["qk_norm_rope_pose", "forward"].least_bytes == 4 * block + vector + table + 2 * 2 * width
     cells = 3 * 8 * 13
     assert counts["memory_commit", "factor 4"].least_bytes == 2 * block + 2 * cells * heads * (128 + 4)
-    remembered = 18928 + 6 * 1560
-    memory = remembered * (2 * width + 2 * heads * 4) + (remembered + tokens) * 128 * 4
+    window = 6 * 1560
+    memory = 18928 * (2 * width + 2 * heads * 4) + window * 4 * width + (18928 + window + tokens) * 128 * 4
     assert counts["memory_attention", "forward"].least_bytes == 4 * block + memory + tokens * heads * 4
 
 
