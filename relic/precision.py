@@ -14,5 +14,6 @@ def full_precision() -> Iterator[None]:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     with ExitStack() as stack:
         for kind in {"cpu", "cpu" if accelerator is None else accelerator.type}:
-            stack.enter_context(torch.autocast(kind, enabled=False))
+            if torch.is_autocast_enabled(kind):
+                stack.enter_context(torch.autocast(kind, enabled=False))
         yield

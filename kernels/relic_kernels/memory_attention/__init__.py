@@ -108,19 +108,9 @@ def _backward(
     return backward.backward(grad.contiguous(), out, lse, q.contiguous(), own, parts, softmax_scale)
 
 
-@_backward.register_fake
-def _(
-    grad: Tensor,
-    out: Tensor,
-    lse: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    turns: Tensor,
-    memory: Sequence[Tensor],
-    softmax_scale: float,
-) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(q), torch.empty_like(k), torch.empty_like(v)
+_backward.register_fake(
+    lambda _grad, _out, _lse, q, k, v, *_: (torch.empty_like(q), torch.empty_like(k), torch.empty_like(v))
+)
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:

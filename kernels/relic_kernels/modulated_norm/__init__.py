@@ -70,9 +70,7 @@ def _modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tens
     return triton_impl.modulated_norm_forward(x.contiguous(), shift.contiguous(), scale.contiguous(), eps)
 
 
-@_modulated_norm.register_fake
-def _(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
-    return torch.empty_like(x)
+_modulated_norm.register_fake(lambda x, *_: torch.empty_like(x))
 
 
 @torch.library.custom_op("relic::modulated_norm_backward", mutates_args=())
@@ -84,9 +82,9 @@ def _modulated_norm_backward(grad: Tensor, x: Tensor, scale: Tensor, eps: float)
     return triton_impl.modulated_norm_backward(grad.contiguous(), x.contiguous(), scale.contiguous(), eps)
 
 
-@_modulated_norm_backward.register_fake
-def _(grad: Tensor, x: Tensor, scale: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
-    return torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale)
+_modulated_norm_backward.register_fake(
+    lambda _, x, scale, *_rest: (torch.empty_like(x), torch.empty_like(scale), torch.empty_like(scale))
+)
 
 
 @torch.library.custom_op("relic::gated_residual", mutates_args=())
@@ -98,9 +96,7 @@ def _gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
     return triton_impl.gated_residual_forward(x.contiguous(), y.contiguous(), gate.contiguous())
 
 
-@_gated_residual.register_fake
-def _(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
-    return torch.empty_like(x)
+_gated_residual.register_fake(lambda x, *_: torch.empty_like(x))
 
 
 @torch.library.custom_op("relic::gated_residual_backward", mutates_args=())
@@ -112,9 +108,7 @@ def _gated_residual_backward(grad: Tensor, y: Tensor, gate: Tensor) -> tuple[Ten
     return triton_impl.gated_residual_backward(grad.contiguous(), y.contiguous(), gate.contiguous())
 
 
-@_gated_residual_backward.register_fake
-def _(grad: Tensor, y: Tensor, gate: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(y), torch.empty_like(gate)
+_gated_residual_backward.register_fake(lambda _, y, gate: (torch.empty_like(y), torch.empty_like(gate)))
 
 
 def _save_norm(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:

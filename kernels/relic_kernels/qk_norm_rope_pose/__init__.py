@@ -65,11 +65,7 @@ def _forward(
     return triton_impl.forward(q, k, pose, weight_q.contiguous(), weight_k.contiguous(), rotation.contiguous(), eps)
 
 
-@_forward.register_fake
-def _(
-    q: Tensor, k: Tensor, pose: Tensor, weight_q: Tensor, weight_k: Tensor, rotation: Tensor, eps: float
-) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(q), torch.empty_like(k)
+_forward.register_fake(lambda q, k, *_: (torch.empty_like(q), torch.empty_like(k)))
 
 
 @torch.library.custom_op("relic::qk_norm_rope_pose_backward", mutates_args=())
@@ -93,20 +89,8 @@ def _backward(
     return triton_impl.backward(grad_q.contiguous(), grad_k.contiguous(), q, k, pose, weight_q, weight_k, rotation, eps)
 
 
-@_backward.register_fake
-def _(
-    grad_q: Tensor,
-    grad_k: Tensor,
-    q: Tensor,
-    k: Tensor,
-    pose: Tensor,
-    weight_q: Tensor,
-    weight_k: Tensor,
-    rotation: Tensor,
-    eps: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-    empty = [torch.empty_like(tensor) for tensor in (q, k, pose, weight_q, weight_k)]
-    return empty[0], empty[1], empty[2], empty[3], empty[4]
+# q, k, pose and both weights
+_backward.register_fake(lambda _q, _k, *given: tuple(torch.empty_like(tensor) for tensor in given[:5]))
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
