@@ -21,7 +21,9 @@ def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
 
 def sampling_sigmas(steps: int, shift: float) -> Tensor:
     """Noise levels of a sampler, from 1 down to 0: `(steps + 1,)` float32."""
-    return shift_sigma(torch.linspace(1.0, 0.0, steps + 1), shift)
+    # named, because torch forgets that linspace follows the default device once transformers has loaded a model
+    device = torch.get_default_device()
+    return shift_sigma(torch.linspace(1.0, 0.0, steps + 1, device=device), shift)
 
 
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
