@@ -17,20 +17,33 @@ def table(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def static_table(compiled: Iterable[Compiled]) -> str:
-    """One row a kernel and target."""
-    header = ("operator", "kernel", "target", "tile", "warps", "stages", "registers", "spilled bytes",
-              "shared memory, bytes", "limit", "occupancy", "instructions")  # fmt: skip
-    return table(header, map(_static_row, compiled))
+    """One row a kernel, one column a target.
+
+    A cell reads: queries x keys of a tile, warps, stages; registers; spilled bytes; KiB of shared memory; occupancy;
+    instructions.
+    """
+    cells: dict[tuple[str, str], dict[str, str]] = {}
+    limits: dict[str, int] = {}
+    for one in compiled:
+        limits[one.target] = one.shared_limit // 1024
+        cells.setdefault((one.operator, one.kernel), {})[one.target] = _static_cell(one)
+    header = ["operator", "kernel", *(f"{target} ({limit} KiB)" for target, limit in limits.items())]
+    return table(header, ([*names, *(row.get(target, "") for target in limits)] for names, row in cells.items()))
 
 
-def _static_row(one: Compiled) -> list[str]:
-    instructions = ", ".join(f"{number} {name}" for name, number in one.instructions.items() if number)
+def _static_cell(one: Compiled) -> str:
+    shape = [one.tile.replace(" ", "")] if one.tile else []
+    parts = [
+        ", ".join([*shape, f"{one.warps} w", f"{one.stages} st"]),
+        f"{one.registers} r",
+        f"{one.spilled_bytes} sp",
+        f"{one.shared_bytes / 1024:.0f} KiB",
+        f"{one.occupancy:.0%}",
+        *(f"{number} {name}" for name, number in one.instructions.items() if number),
+    ]
     if one.tensor_memory:
-        instructions += f"; {one.tensor_memory} columns of tensor memory"
-    return [
-        one.operator, one.kernel, one.target, one.tile, str(one.warps), str(one.stages), str(one.registers),
-        str(one.spilled_bytes), str(one.shared_bytes), str(one.shared_limit), f"{one.occupancy:.0%}", instructions,
-    ]  # fmt: skip
+        parts.append(f"{one.tensor_memory} columns")
+    return "; ".join(parts)
 
 
 def traffic_table(shape: Shape, counts: Mapping[Machine, Sequence[Count]]) -> str:
