@@ -126,7 +126,7 @@ def _shape(preset: str) -> Shape:
 def _machines() -> list[Machine]:
     """GPUs of `relic.planning`, with what a roofline needs besides: architecture, L2 cache in bytes, multiprocessors.
 
-    From NVIDIA's architecture papers of A100, H100 and RTX Blackwell; B200's as its driver reports them.
+    From NVIDIA's architecture papers of A100, H100 and RTX Blackwell; B200's figures are not from one.
     """
     from relic.planning.hardware import GPUS
     from relic_kernels.configurations import Target
