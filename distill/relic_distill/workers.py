@@ -34,7 +34,7 @@ class Workers:
         self._state = PartialState(cpu=not torch.accelerator.is_available())
         # accelerate holds one precision a process; stages of one process may differ in theirs
         AcceleratorState._reset_state()
-        # a cast made without gradients must not serve the pass with gradients that follows it
+        # the cache of casts would keep a copy of every parameter that a sharded network lets go
         self._accelerator = Accelerator(
             mixed_precision=mixed_precision, kwargs_handlers=[AutocastKwargs(cache_enabled=False)]
         )

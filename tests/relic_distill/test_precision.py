@@ -143,7 +143,6 @@ def test_batches_are_moved_whole(make: Callable[[str], Stage]) -> None:
 def test_bfloat16_trains_and_what_is_kept_stays_float32(
     make: Callable[[str], Stage], tmp_path: Path, kind: str
 ) -> None:
-    """A cast made without gradients (past redrawn, rollouts) must not serve the pass with gradients after it."""
     fine, coarse = make(kind), make(kind)
     for step in (0, 1):
         expected = fine.backward(step)["loss"]
