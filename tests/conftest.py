@@ -8,8 +8,6 @@ import importlib.util
 import json
 import os
 import random
-import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from functools import cache
@@ -28,47 +26,20 @@ import hypothesis
 import numpy as np
 import pytest
 
+from relic_app.diagnosis import FURNITURE, find_chromium, opens_a_buffer
+
 hypothesis.settings.register_profile("relic", deadline=None, derandomize=True, database=None, max_examples=50)
 hypothesis.settings.load_profile("relic")
 
 SEED = 20251204
 APT = "sudo apt-get install -y --no-install-recommends"
-FURNITURE = Path("/usr/share/sweethome3d/furniture")
-CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
-OPEN_A_BUFFER = """
-from panda3d import core
-core.loadPrcFileData("", "load-display p3headlessgl\\nwindow-type none\\naudio-library-name null\\n")
-pipe = core.GraphicsPipeSelection.get_global_ptr().make_default_pipe()
-engine = core.GraphicsEngine.get_global_ptr()
-size = core.WindowProperties.size(8, 8)
-flags = core.GraphicsPipe.BF_refuse_window
-buffer = pipe and engine.make_output(pipe, "probe", 0, core.FrameBufferProperties(), size, flags)
-raise SystemExit(0 if buffer else 1)
-"""
-
-
-@cache
-def find_chromium() -> str | None:
-    """The path of a Chromium: RELIC_CHROMIUM, one on PATH, or the one that Playwright installed."""
-    named = os.environ.get("RELIC_CHROMIUM")
-    if named:
-        return named if Path(named).is_file() else None
-    for name in CHROMIUM_NAMES:
-        found = shutil.which(name)
-        if found:
-            return found
-    cache_dir = os.environ.get("PLAYWRIGHT_BROWSERS_PATH") or Path.home() / ".cache" / "ms-playwright"
-    builds = sorted(Path(cache_dir).glob("chromium-*/chrome-linux*/chrome"))
-    return str(builds[-1]) if builds else None
 
 
 @cache
 def _lack_of_panda3d() -> str | None:
     if importlib.util.find_spec("panda3d") is None:
         return "Panda3D is not installed: make setup"
-    command = [sys.executable, "-c", OPEN_A_BUFFER]
-    probe = subprocess.run(command, capture_output=True, timeout=120, check=False)
-    if probe.returncode == 0:
+    if opens_a_buffer(120):
         return None
     return f"Panda3D opens no off-screen buffer: {APT} libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri"
 

@@ -28,7 +28,7 @@ _TORCH = "2.13"
 _OLDEST_CAPABILITY = (8, 0)
 _APT = "sudo apt-get install -y --no-install-recommends"
 _GL_PACKAGES = "libegl1 libgl1 libegl-mesa0 libgl1-mesa-dri"
-_FURNITURE = Path("/usr/share/sweethome3d/furniture")
+FURNITURE = Path("/usr/share/sweethome3d/furniture")
 _CHROMIUM_NAMES = ("chromium", "chromium-browser", "google-chrome")
 _PROBE_SECONDS = 30
 _OPEN_A_BUFFER = """
@@ -305,16 +305,20 @@ def check_rendering() -> Finding:
     missing = [name for name in ("panda3d", "embreex", "scipy", "miniworld") if importlib.util.find_spec(name) is None]
     if missing:
         return _no_rendering(f"missing: {', '.join(missing)}", "make setup")
+    if not opens_a_buffer(_PROBE_SECONDS):
+        return _no_rendering("Panda3D opens no off-screen buffer", f"{_APT} {_GL_PACKAGES}")
+    if not any(FURNITURE.glob("*.sh3f")):
+        return _no_rendering(f"no furniture in {FURNITURE}", f"{_APT} sweethome3d-furniture")
+    return ok("rendering", "Panda3D on EGL, furniture and textures: training data can be rendered")
+
+
+def opens_a_buffer(patience_s: float) -> bool:
+    """Whether Panda3D opens an off-screen buffer within `patience_s` seconds, in a process of its own."""
     command = [sys.executable, "-c", _OPEN_A_BUFFER]
     try:
-        opened = subprocess.run(command, capture_output=True, timeout=_PROBE_SECONDS, check=False).returncode == 0
+        return subprocess.run(command, capture_output=True, timeout=patience_s, check=False).returncode == 0
     except subprocess.TimeoutExpired:
-        opened = False
-    if not opened:
-        return _no_rendering("Panda3D opens no off-screen buffer", f"{_APT} {_GL_PACKAGES}")
-    if not any(_FURNITURE.glob("*.sh3f")):
-        return _no_rendering(f"no furniture in {_FURNITURE}", f"{_APT} sweethome3d-furniture")
-    return ok("rendering", "Panda3D on EGL, furniture and textures: training data can be rendered")
+        return False
 
 
 def _no_rendering(detail: str, remedy: str) -> Finding:

@@ -16,6 +16,7 @@ from relic_distill.images import save_picture
 _WIDTH, _HEIGHT = 640, 240
 _LEFT, _RIGHT, _TOP, _BOTTOM = 64, 16, 28, 24
 _INK, _GRID, _PALE, _BLUE, _RED = (40, 40, 40), (225, 225, 225), (170, 195, 225), (30, 90, 170), (190, 60, 40)
+_GREEN = (40, 140, 70)
 _PANELS = (
     ("loss", "loss", True),
     ("grad_norm", "gradient norm", True),
@@ -62,16 +63,22 @@ def draw_curves(log: Path, target: Path) -> None:
 
 
 def draw_comparison(series: Mapping[str, Points], title: str, unit: str, target: Path) -> None:
-    """Draw up to three measurements over one axis, from zero.
+    """Draw up to four measurements over one axis, from zero.
 
     Args:
         series: points (x, y) by name.
         title: what is measured.
         unit: of the horizontal axis, written at its end.
         target: PNG to write.
+
+    Raises:
+        ValueError: for more measurements than there are colours.
     """
+    colours = (_BLUE, _RED, _INK, _GREEN)
+    if len(series) > len(colours):
+        raise ValueError(f"{len(series)} measurements in one picture: draw at most {len(colours)}")
     curves, top = [], 0.0
-    for points, colour in zip(series.values(), (_BLUE, _RED, _INK), strict=False):
+    for points, colour in zip(series.values(), colours, strict=False):
         x, y = np.array(points, dtype=np.float64).T
         curves.append(_Curve(x=x, y=y, colour=colour))
         top = max(top, float(y.max()))

@@ -1,0 +1,34 @@
+"""Options that measurements of a world share."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from relic.world import World
+
+
+def add_world_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which world is measured, and with how many threads."""
+    parser.add_argument("--weights", type=Path, help="weights folder; the shipped one when left out")
+    parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice when left out")
+
+
+def load_world(options: argparse.Namespace) -> World:
+    """The world that the options name, after torch has been told its threads.
+
+    Raises:
+        ValueError: fewer threads than one.
+        FileNotFoundError: no such weights.
+    """
+    import torch
+
+    from relic.world import World
+
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"--threads is {options.threads}: give at least 1")
+        torch.set_num_threads(options.threads)
+    return World.load(options.weights)
