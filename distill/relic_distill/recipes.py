@@ -128,6 +128,17 @@ def mini_dmd(minutes: float) -> DmdTrainConfig:
     )
 
 
+def mini_dmd_two_steps(minutes: float) -> DmdTrainConfig:
+    """The two-step student, which two processor cores can play: scored by the causal network that it starts from."""
+    return dataclasses.replace(
+        mini_dmd(minutes),
+        world=dataclasses.replace(mini(), sampler=dataclasses.replace(STUDENT_SAMPLER, steps=2)),
+        score="causal",
+        lr_muon=1e-3,
+        lr_adamw=2e-4,
+    )
+
+
 def mini_circle(minutes: float) -> Circle:
     """The whole way to the mini world; the time goes to the trainings, rendering and sampling come on top."""
     return Circle(
@@ -155,7 +166,11 @@ TRAJECTORY_RECIPES: Recipes[TrajectoryConfig] = {
     "tiny-smoke": lambda _: tiny_smoke().trajectories,
 }
 INIT_RECIPES: Recipes[InitTrainConfig] = {"mini": mini_init, "tiny-smoke": lambda _: tiny_smoke().init}
-DMD_RECIPES: Recipes[DmdTrainConfig] = {"mini": mini_dmd, "tiny-smoke": lambda _: tiny_smoke().dmd}
+DMD_RECIPES: Recipes[DmdTrainConfig] = {
+    "mini": mini_dmd,
+    "mini-two-steps": mini_dmd_two_steps,
+    "tiny-smoke": lambda _: tiny_smoke().dmd,
+}
 CIRCLE_RECIPES: Recipes[Circle] = {"mini": mini_circle, "tiny-smoke": lambda _: tiny_smoke()}
 
 
