@@ -16,7 +16,7 @@ from relic.vae.tiny_vae import TinyVae
 from relic_distill.devices import move_networks
 from relic_distill.loop import Outcome, train
 from relic_distill.stage_causal import CausalStage, CausalTrainConfig
-from relic_distill.stage_dmd import DmdStage, DmdTrainConfig
+from relic_distill.stage_dmd import DmdStage, DmdTrainConfig, score_of
 from relic_distill.stage_init import InitStage, InitTrainConfig
 from relic_distill.stage_teacher import TeacherStage, TeacherTrainConfig, trained_frames_of
 from relic_distill.trajectories import TrajectoryConfig, TrajectoryDataset, sample_trajectories
@@ -164,7 +164,9 @@ def train_dmd(
         "finished" or "interrupted".
 
     Raises:
-        ValueError: when data, checkpoints and configuration do not fit together.
+        ValueError: when data, checkpoints and configuration do not fit together, or the teacher is of the other kind
+            than the score asks for.
     """
+    score_of(config, teacher)  # refused before anything is loaded
     config, given = gather(config, files)
     return train(DmdStage(config, given, student, teacher), config.loop, out)

@@ -21,7 +21,7 @@ from relic_distill.dmd import generator_gradient, score_difference
 from relic_distill.loop import torch_generator
 from relic_distill.scores import CausalScore, NoisedVideo, Score, ScoreKind, VideoScore
 from relic_distill.self_forcing import SelfRollout, replay, roll_out
-from relic_distill.stage_teacher import trained_frames_of
+from relic_distill.stage_teacher import is_bidirectional, trained_frames_of
 from relic_distill.world_stage import (
     Ingredients,
     WorldStage,
@@ -62,6 +62,32 @@ class DmdTrainConfig(WorldTrainConfig):
             raise ValueError(f"critic_updates {self.critic_updates} and critic_lr {self.critic_lr} must be positive")
 
 
+def score_of(config: DmdTrainConfig, teacher: Path) -> Score:
+    """How a run's videos are scored.
+
+    Args:
+        config: the complete run.
+        teacher: exported weights that score the data.
+
+    Raises:
+        FileNotFoundError: when there are no such weights.
+        ValueError: when they are causal and a bidirectional network is asked for, or the other way round.
+    """
+    if config.score == "video":
+        if not is_bidirectional(teacher):
+            raise ValueError(
+                f"{teacher} is a causal network, score 'video' asks a bidirectional one: name the export of "
+                "`relic distill teacher`, or choose score 'causal'"
+            )
+        return VideoScore(trained_frames=trained_frames_of(teacher))
+    if is_bidirectional(teacher):
+        raise ValueError(
+            f"{teacher} is a bidirectional teacher, score 'causal' asks a causal network: name the export of "
+            "`relic distill causal` or a released world, or choose score 'video'"
+        )
+    return CausalScore(world=config.world)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Drawn:
     rollout: SelfRollout
@@ -77,16 +103,15 @@ class DmdStage(WorldStage):
         given: data and frozen networks.
         student: exported weights that the student starts from.
         teacher: exported weights of the data's score; the critic starts from them.
+
+    Raises:
+        ValueError: see `score_of`.
     """
 
     def __init__(self, config: DmdTrainConfig, given: Ingredients, student: Path, teacher: Path) -> None:
+        self.score = score_of(config, teacher)
         super().__init__(config, given, new_network(config, student))
         self.dmd = config
-        self.score: Score = (
-            CausalScore(world=config.world)
-            if config.score == "causal"
-            else VideoScore(trained_frames=trained_frames_of(teacher))
-        )
         self.teacher, self.critic = new_network(config, teacher), new_network(config, teacher)
         self.teacher.requires_grad_(False)
         critic_config = replace(

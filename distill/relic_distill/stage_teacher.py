@@ -80,6 +80,16 @@ class TeacherStage(WorldStage):
         save_checkpoint(path, self.averages["model"].state_dict(), to_json(self.config.world), extra)
 
 
+def is_bidirectional(checkpoint: Path) -> bool:
+    """Whether exported weights are a bidirectional teacher's; every other export plays block by block.
+
+    Raises:
+        FileNotFoundError: when there is no such file.
+        ValueError: when it is no checkpoint of ours.
+    """
+    return TRAINED_FRAMES in read_metadata(checkpoint)
+
+
 def trained_frames_of(checkpoint: Path) -> int:
     """The context that a teacher's rotary frequencies are meant for.
 

@@ -53,6 +53,13 @@ def lively(encoded: Path) -> Path:
     return target
 
 
+def without_record(teacher: Path) -> Path:
+    """The same network as a causal one."""
+    target = teacher.with_name("causal.safetensors")
+    save_checkpoint(target, *load_checkpoint(teacher))
+    return target
+
+
 @pytest.fixture(scope="module")
 def make(encoded: Path, lively: Path) -> Callable[[str], Stage]:
     """A fresh stage of each kind; equal ones for equal names."""
@@ -78,8 +85,8 @@ def make(encoded: Path, lively: Path) -> Callable[[str], Stage]:
             config = InitTrainConfig(**values, forcing=forcing)  # type: ignore[arg-type]
             return InitStage(config, own, lively, TrajectoryDataset(encoded / "paths"))
         if kind.startswith("dmd"):
-            score = "causal" if kind == "dmd-causal" else "video"
-            return DmdStage(DmdTrainConfig(**values, critic_updates=1, score=score), own, lively, lively)  # type: ignore[arg-type]
+            score, scorer = ("causal", without_record(lively)) if kind == "dmd-causal" else ("video", lively)
+            return DmdStage(DmdTrainConfig(**values, critic_updates=1, score=score), own, lively, scorer)  # type: ignore[arg-type]
         if kind == "vae":
             start = encoded / "vae.safetensors"
             return VaeStage(VaeTrainConfig(start_from=start, batch=1, window_frames=5), videos, videos)

@@ -9,12 +9,14 @@ import torch
 from relic.checkpoint import load_checkpoint, save_checkpoint
 from relic.config import SamplerConfig
 from relic.flow_matching import add_noise, sampling_sigmas
+from relic.weights import default_weights_dir
 from relic_distill.bidirectional import DropConfig, drop_conditions
 from relic_distill.loop import step_generator, torch_generator, train
 from relic_distill.runs import Files, draw_trajectories, train_dmd, train_init, train_teacher
+from relic_distill.scores import CausalScore, VideoScore
 from relic_distill.smoke import tiny_causal
 from relic_distill.stage_causal import CausalStage
-from relic_distill.stage_dmd import DmdStage, DmdTrainConfig
+from relic_distill.stage_dmd import DmdStage, DmdTrainConfig, score_of
 from relic_distill.stage_init import InitStage, InitTrainConfig
 from relic_distill.stage_teacher import TRAINED_FRAMES, TeacherStage, TeacherTrainConfig, trained_frames_of
 from relic_distill.trajectories import TrajectoryConfig, TrajectoryDataset
@@ -51,6 +53,14 @@ def teacher(encoded: Path, files: Files, tmp_path_factory: pytest.TempPathFactor
 
 
 @pytest.fixture(scope="module")
+def causal(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An export of the causal stage."""
+    target = tmp_path_factory.mktemp("causal-stage") / "causal.safetensors"
+    CausalStage(tiny_causal(4), ingredients(encoded)).export(target)
+    return target
+
+
+@pytest.fixture(scope="module")
 def lively(teacher: Path) -> Path:
     """A teacher whose flow goes somewhere: six steps of training leave it near standstill."""
     state, values = load_checkpoint(teacher)
@@ -68,12 +78,10 @@ def paths(encoded: Path, files: Files, lively: Path, tmp_path_factory: pytest.Te
     return out
 
 
-def test_the_teacher_records_the_context_it_was_trained_on(encoded: Path, teacher: Path, tmp_path: Path) -> None:
+def test_the_teacher_records_the_context_it_was_trained_on(teacher: Path, causal: Path) -> None:
     assert trained_frames_of(teacher) == 4
-    causal = CausalStage(tiny_causal(4), ingredients(encoded))
-    causal.export(tmp_path / "causal.safetensors")
     with pytest.raises(ValueError, match="is no teacher"):
-        trained_frames_of(tmp_path / "causal.safetensors")
+        trained_frames_of(causal)
 
 
 def test_paths_run_from_noise_to_the_clean_video_with_its_start_kept(paths: Path, encoded: Path) -> None:
@@ -147,20 +155,36 @@ def test_paths_of_other_noise_levels_are_refused(encoded: Path, teacher: Path, p
 
 @pytest.mark.parametrize("score", ["video", "causal"])
 def test_distillation_alternates_between_critic_and_student(
-    encoded: Path, files: Files, teacher: Path, tmp_path: Path, score: str
+    encoded: Path, files: Files, teacher: Path, causal: Path, tmp_path: Path, score: str
 ) -> None:
+    scorer = causal if score == "causal" else teacher
     config = DmdTrainConfig(**{**settings(tiny_causal(6)), "score": score, "critic_updates": 2})  # type: ignore[arg-type]
-    stage = DmdStage(config, ingredients(encoded), teacher, teacher)
+    stage = DmdStage(config, ingredients(encoded), teacher, scorer)
     for step, moved in ((0, stage.critic), (1, stage.critic), (2, stage.model)):
         stage.backward(step)
         for network in (stage.critic, stage.model, stage.teacher):
             seen = [parameter.grad is not None for parameter in network.parameters()]
             assert any(seen) == (network is moved)
             network.zero_grad(set_to_none=True)
-    outcome = train_dmd(config, files, tmp_path, student=teacher, teacher=teacher)
+    outcome = train_dmd(config, files, tmp_path, student=teacher, teacher=scorer)
     assert outcome == "finished"
     state = load_checkpoint(tmp_path / "latest.safetensors")[0]
     assert not torch.equal(state["proj_out.weight"], load_checkpoint(teacher)[0]["proj_out.weight"])
+
+
+def test_a_teacher_of_the_other_kind_is_refused_before_anything_is_loaded(
+    teacher: Path, causal: Path, tmp_path: Path
+) -> None:
+    nothing = Files(data=tmp_path / "data", vae=tmp_path / "vae")
+    video = DmdTrainConfig(**settings(tiny_causal(6)))  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"{causal} is a causal network, score 'video' asks .*relic distill teacher"):
+        train_dmd(video, nothing, tmp_path / "out", student=teacher, teacher=causal)
+    by_blocks = dataclasses.replace(video, score="causal")
+    with pytest.raises(ValueError, match=rf"{teacher} is a bidirectional teacher, .*relic distill causal.*'video'"):
+        train_dmd(by_blocks, nothing, tmp_path / "out", student=teacher, teacher=teacher)
+    assert isinstance(score_of(by_blocks, causal), CausalScore)
+    assert score_of(video, teacher) == VideoScore(trained_frames=4)
+    assert isinstance(score_of(by_blocks, default_weights_dir() / "mini-world.safetensors"), CausalScore)
 
 
 def test_a_critic_that_is_the_teacher_moves_nothing(encoded: Path, teacher: Path) -> None:

@@ -27,7 +27,8 @@ def run(options: argparse.Namespace) -> int:
     """Train, or go on training; SIGINT and SIGTERM save a checkpoint first.
 
     Raises:
-        ValueError: an unknown recipe, or data, weights and configuration that do not fit together.
+        ValueError: an unknown recipe, data, weights and configuration that do not fit together, or a teacher of the
+            other kind than the score asks for.
         FileNotFoundError: no such data or weights.
     """
     import dataclasses
