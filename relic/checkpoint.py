@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,8 @@ from typing import Any
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
+
+from relic.failures import DamagedFileError
 
 
 def save_checkpoint(
@@ -24,11 +28,14 @@ def save_checkpoint(
         state: tensors by name.
         config: JSON-able description from which the module is built again.
         extra: further metadata (recipe, commit, ...).
+
+    Raises:
+        OSError: when it cannot be written; what was there before is untouched.
     """
     metadata = {"config": json.dumps(config), **(extra or {})}
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
-        save_file({name: tensor.detach().contiguous() for name, tensor in state.items()}, partial, metadata)
+        _write({name: tensor.detach().contiguous() for name, tensor in state.items()}, partial, metadata)
         with partial.open("rb") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -36,12 +43,21 @@ def save_checkpoint(
         partial.unlink(missing_ok=True)
 
 
+def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> None:
+    try:
+        save_file(tensors, path, metadata)
+    except SafetensorError as error:
+        told = re.search(r"os error (\d+)", str(error))
+        number = errno.EIO if told is None else int(told[1])
+        raise OSError(number, os.strerror(number), str(path)) from error
+
+
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and configuration of a checkpoint.
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when the file is no whole safetensors checkpoint of ours.
+        ValueError: when the file is no whole safetensors checkpoint of ours; `DamagedFileError` where it is not whole.
     """
     state, metadata = _read(path, with_tensors=True)
     return state, json.loads(_ours(path, metadata)["config"])
@@ -57,7 +73,7 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 
     Raises:
         FileNotFoundError: when there is no such file.
-        ValueError: when it is no whole safetensors file.
+        DamagedFileError: when it is no whole safetensors file.
     """
     return _read(path, with_tensors=True)[0]
 
@@ -70,7 +86,7 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[st
             metadata = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()} if with_tensors else {}  # noqa: SIM118
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a whole safetensors file ({error}): fetch or train it again") from error
+        raise DamagedFileError(f"{path} is not a whole safetensors file ({error}): fetch or train it again") from error
     return state, metadata
 
 

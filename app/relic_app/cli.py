@@ -6,14 +6,18 @@ Nothing heavy is imported here: `relic --help` must answer at once.
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
 
+from relic.failures import WorkFailedError
 from relic_app.commands import COMMANDS, Command
 
+FAILED = 1
 USER_ERROR = 2
 INTERRUPTED = 130
+_NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 def build_parser(argv: Sequence[str]) -> argparse.ArgumentParser:
@@ -52,25 +56,30 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: the arguments after the program's name; the process's own when None.
 
     Returns:
-        The exit status: 0 done, 1 a check failed, 2 the user's mistake (told in one line on stderr),
-        130 interrupted.
+        The exit status: 0 done; 1 a check failed, or the machine, a file or the numbers gave way; 2 the user's mistake
+        (both told in one line on stderr); 130 interrupted.
     """
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = build_parser(arguments).parse_args(arguments)
     try:
         status: int = options.run(options)
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, WorkFailedError) as error:
         if os.environ.get("RELIC_DEBUG") == "1":
             raise
         print(f"relic: {_one_line(error)}", file=sys.stderr)
-        return USER_ERROR
+        return FAILED if isinstance(error, WorkFailedError) or _for_want_of_room(error) else USER_ERROR
     except KeyboardInterrupt:
         print("relic: interrupted", file=sys.stderr)
         return INTERRUPTED
     return status
 
 
+def _for_want_of_room(error: Exception) -> bool:
+    return isinstance(error, OSError) and error.errno in _NO_ROOM
+
+
 def _one_line(error: Exception) -> str:
-    if isinstance(error, OSError) and error.strerror and error.filename is not None:
-        return f"{error.strerror}: {error.filename}"
+    if isinstance(error, OSError) and error.strerror:
+        place = "" if error.filename is None else f": {error.filename}"
+        return f"{error.strerror}{place}{': make room and run again' if _for_want_of_room(error) else ''}"
     return " ".join(str(error).split()) or type(error).__name__

@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from relic.failures import WorkFailedError
 from relic_data.wavefront import Part, read_obj
 
 U8 = npt.NDArray[np.uint8]
@@ -29,7 +30,7 @@ TEXTURE_SIZE = 256
 MODEL_TEXTURE_SIZE = 128
 
 
-class AssetError(RuntimeError):
+class AssetError(WorkFailedError):
     """An asset package is missing or unreadable; the message names the command that installs it."""
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import itertools
 import json
+import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from relic.camera import CameraPath
+from relic.failures import DamagedFileError
 from relic.intrinsics import Intrinsics
 
 VERSION = 1
@@ -22,8 +25,15 @@ SPLITS = ("train", "validation", "test")
 FILES = ("frames.npy", "depth.npy", "poses.npz", "actions.npy", "clip.json")
 
 
+_UNREADABLE = (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
 class ClipError(ValueError):
-    """A clip is missing a file or holds something else than it should; the message names the clip."""
+    """There is no such clip, or it is damaged; the message names it."""
+
+
+class DamagedClipError(ClipError, DamagedFileError):
+    """A clip is missing a file or holds something else than it should."""
 
 
 def split_of(scene: int) -> str:
@@ -70,14 +80,14 @@ class Clip:
         """Folder name, such as ``train-s00002-c00``."""
         return self.folder.name
 
-    def _broken(self, why: str) -> ClipError:
-        return ClipError(f"clip {self.name}: {why}; delete {self.folder} and render it again")
+    def _broken(self, why: str) -> DamagedClipError:
+        return DamagedClipError(f"clip {self.name}: {why}; delete {self.folder} and render it again")
 
     def _array(self, file: str, dtype: str, tail: tuple[int, ...]) -> npt.NDArray[Any]:
         path = self.folder / file
         try:
             array = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (OSError, ValueError) as error:
+        except _UNREADABLE as error:
             raise self._broken(f"cannot read {file} ({error})") from error
         if array.dtype != np.dtype(dtype) or array.shape[1:] != tail or not len(array):
             wanted = f"{dtype} (T, {', '.join(map(str, tail))})"
@@ -115,7 +125,7 @@ class Clip:
         try:
             with np.load(self.folder / "poses.npz", allow_pickle=False) as data:
                 return data["rotations_w2c"], data["positions"], data["intrinsics"]
-        except (OSError, ValueError, KeyError) as error:
+        except _UNREADABLE as error:
             raise self._broken(f"cannot read poses.npz ({error})") from error
 
     @property
@@ -132,7 +142,10 @@ class Clip:
     @property
     def captions(self) -> list[str]:
         """One caption per 5 seconds of the clip."""
-        return [str(c) for c in self.info["captions"]]
+        info = self.info
+        if not info.get("captions"):
+            raise self._broken("clip.json lacks ['captions']")
+        return [str(c) for c in info["captions"]]
 
     def __len__(self) -> int:
         return len(self.frames)
@@ -141,7 +154,7 @@ class Clip:
         """Read every file and check that they agree.
 
         Raises:
-            ClipError: a file is missing, broken, or of another length than the others.
+            DamagedClipError: a file is missing, broken, or of another length than the others.
         """
         lengths = {
             "frames.npy": len(self.frames),

@@ -160,7 +160,7 @@ class LatentDataset:
         """Read one clip.
 
         Raises:
-            ValueError: when the file is damaged; it is named.
+            DamagedFileError: when the file is damaged; it is named.
         """
         path = self.paths[index]
         tensors, values = load_checkpoint(path)

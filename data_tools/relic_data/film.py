@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from relic.camera import CameraPath, actions_from_poses
+from relic.failures import WorkFailedError
 from relic.intrinsics import Intrinsics
 from relic_data.bake import bake
 from relic_data.captions import caption, room_at, visible
@@ -32,7 +33,7 @@ VARIANTS = 5
 TEXTURE_CREDIT = "Textures and portraits: MiniWorld 2.1.0 (Farama Foundation), Apache-2.0 / MIT"
 
 
-class DiskFullError(RuntimeError):
+class DiskFullError(WorkFailedError):
     """The disk is full; complete clips are kept and the same call goes on where it stopped."""
 
 

@@ -23,7 +23,7 @@ from relic_data.clips import (
     HEIGHT,
     VERSION,
     WIDTH,
-    ClipError,
+    DamagedClipError,
     clip_frames,
     clip_name,
     is_complete,
@@ -128,7 +128,7 @@ def _check_same(index: Path, seed: int, frames: int) -> None:
         settings = json.loads(index.read_text(encoding="utf-8"))["args"]
         before = {"seed": int(settings["seed"]), "frames": int(settings["frames"])}
     except (ValueError, KeyError, TypeError) as error:
-        raise ClipError(f"{index} is damaged ({error}); delete it, the clips beside it are kept") from error
+        raise DamagedClipError(f"{index} is damaged ({error}); delete it, the clips beside it are kept") from error
     if before != {"seed": seed, "frames": frames}:
         raise ValueError(
             f"{index.parent} holds clips of seed {before['seed']} and {before['frames']} frames, not of seed {seed} "

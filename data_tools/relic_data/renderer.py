@@ -20,6 +20,7 @@ import numpy as np
 import numpy.typing as npt
 from panda3d import core
 
+from relic.failures import WorkFailedError
 from relic_data.assets import U8
 from relic_data.mesh import F64, WHITE, Piece
 from relic_data.scene import Scene
@@ -52,7 +53,7 @@ _OPENCV_TO_OPENGL = np.diag([1.0, -1.0, -1.0, 1.0])
 _OPENGL_TO_PANDA = np.array([[1.0, 0, 0, 0], [0, 0, 1, 0], [0, -1, 0, 0], [0, 0, 0, 1]])
 
 
-class RenderError(RuntimeError):
+class RenderError(WorkFailedError):
     """Panda3D cannot open an off-screen buffer; the message says what to install."""
 
 

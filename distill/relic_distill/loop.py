@@ -21,11 +21,11 @@ from typing import Any, Literal, Protocol
 
 import numpy as np
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import Optimizer
 from tqdm import tqdm
 
+from relic.failures import WorkFailedError
 from relic_distill.curves import draw_curves
 from relic_distill.devices import move_networks, on_device
 from relic_distill.ema import Ema, whole_averages
@@ -166,7 +166,7 @@ def train(stage: Stage, config: LoopConfig, out: Path, *, progress_bar: bool = T
 
     Raises:
         ValueError: when `out` holds a run of another configuration, or the processes do not suit the configuration.
-        RuntimeError: when losses stay not finite, or a checkpoint cannot be written; the last good checkpoint stays.
+        WorkFailedError: when losses stay not finite, or a checkpoint cannot be written; the last good checkpoint stays.
     """
     keep_freed_memory()
     return _Run(stage, config, out, progress_bar).run()
@@ -301,7 +301,7 @@ class _Run:
         self.bad_in_a_row += 1
         self._log({"event": "skipped", "loss": str(loss), "grad_norm": str(norm)})
         if self.bad_in_a_row >= self.config.max_bad:
-            raise RuntimeError(
+            raise WorkFailedError(
                 f"{self.bad_in_a_row} steps in a row up to {self.progress.step} had a loss ({loss}) or gradient norm "
                 f"({norm}) that is not finite: lower the learning rate and go on from {self.checkpoints.folder}"
             )
@@ -354,9 +354,9 @@ class _Run:
                 with whole_averages(stage.averages, keep=keep):
                     if keep:
                         self._write_checkpoint(tensors, figures)
-        except (OSError, SafetensorError) as error:
-            last = next(reversed(self.checkpoints.paths()), None)
-            raise RuntimeError(
+        except OSError as error:
+            last = next(reversed(self.checkpoints.paths()), "none yet")
+            raise WorkFailedError(
                 f"cannot write step {self.progress.step} to {self.out}: {error}; the last good checkpoint is {last}: "
                 "make room and run again"
             ) from error

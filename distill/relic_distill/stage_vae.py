@@ -269,7 +269,7 @@ def train_vae(config: VaeTrainConfig, data: Path, out: Path, *, progress_bar: bo
 
     Raises:
         ValueError: for data without training clips, or an `out` of another configuration.
-        RuntimeError: see `relic_distill.loop.train`.
+        WorkFailedError: see `relic_distill.loop.train`.
     """
     training, validation = ([clip.frames for clip in ClipDataset(data, split)] for split in ("train", "validation"))
     if not training:

@@ -129,7 +129,7 @@ class CheckpointFolder:
         """Write one checkpoint, then drop the oldest.
 
         Raises:
-            OSError, SafetensorError: when it cannot be written (full disk); the checkpoints before it are untouched.
+            OSError: when it cannot be written (full disk); the checkpoints before it are untouched.
         """
         path = self.folder / f"step-{progress.step:08d}.safetensors"
         save_checkpoint(path, tensors, config, {"progress": json.dumps(asdict(progress))})

@@ -19,6 +19,7 @@ from tqdm import tqdm
 
 from relic.checkpoint import digest_of, load_checkpoint, read_metadata, save_checkpoint, sha256_of
 from relic.config import SamplerConfig
+from relic.failures import DamagedFileError
 from relic.flow_matching import add_noise, sampling_sigmas
 from relic.json_files import write_json
 from relic.model.conditioning import CameraConditioning
@@ -179,7 +180,7 @@ class TrajectoryDataset:
         """Random paths.
 
         Raises:
-            ValueError: when a file is damaged; it is named.
+            DamagedFileError: when a file is damaged; it is named.
         """
         return join_paths([self.get(int(random.integers(len(self.paths)))) for _ in range(batch)])
 
@@ -189,7 +190,7 @@ class TrajectoryDataset:
         tensors, values = load_checkpoint(path)
         digest = values.get(_DIGEST)
         if digest is not None and digest != digest_of(tensors):
-            raise ValueError(f"{path} does not hold what was written: delete it and sample it again")
+            raise DamagedFileError(f"{path} does not hold what was written: delete it and sample it again")
         states = tensors["states"].float().unsqueeze(1)
         camera = CameraConditioning(
             actions=tensors["actions"][None],

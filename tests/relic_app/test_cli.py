@@ -4,6 +4,7 @@ import sys
 
 import pytest
 
+from relic.failures import DamagedFileError, WorkFailedError
 from relic_app import cli
 from relic_app.commands import COMMANDS, Command
 
@@ -86,6 +87,21 @@ def failing(monkeypatch):
 def test_a_users_mistake_is_one_line_and_exit_2(failing, capsys, error, line):
     failing(error)
     assert cli.main(["doctor"]) == 2
+    assert capsys.readouterr().err == line + "\n"
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (WorkFailedError("step 3 is\nlost"), "relic: step 3 is lost"),
+        (DamagedFileError("x is torn"), "relic: x is torn"),
+        (OSError(28, "No space left on device"), "relic: No space left on device: make room and run again"),
+        (OSError(27, "File too large", "log"), "relic: File too large: log: make room and run again"),
+    ],
+)
+def test_work_that_fails_is_one_line_and_exit_1(failing, capsys, error, line):
+    failing(error)
+    assert cli.main(["doctor"]) == 1
     assert capsys.readouterr().err == line + "\n"
 
 
