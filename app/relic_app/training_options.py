@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
     from relic_distill.loop import LoopConfig, Outcome
@@ -44,16 +45,37 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
         default=1,
         help="batches averaged in a step; shared out among the processes of `accelerate launch`",
     )
+    add_precision_argument(parser)
+    parser.add_argument(
+        "--shard", action="store_true", help="each process keeps a share of the networks instead of all of them (FSDP2)"
+    )
+    parser.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard, in OUT/tensorboard")
+
+
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """Precision of matrix products."""
     parser.add_argument(
         "--mixed-precision",
         choices=("no", "bf16"),
         default="no",
         help="bf16 computes matrix products in bfloat16; weights, optimiser and average stay float32",
     )
-    parser.add_argument(
-        "--shard", action="store_true", help="each process keeps a share of the networks instead of all of them (FSDP2)"
-    )
-    parser.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard, in OUT/tensorboard")
+
+
+def add_refused_argument(parser: argparse.ArgumentParser, option: str, why: str) -> None:
+    """An option of other trainings that means nothing here; giving it is told as wrong usage, with the reason."""
+    parser.add_argument(option, action=_Refused, nargs="?", help=f"refused: {why}", default=argparse.SUPPRESS)
+
+
+class _Refused(argparse.Action):
+    def __call__(
+        self,
+        parser: argparse.ArgumentParser,
+        namespace: argparse.Namespace,
+        values: str | Sequence[Any] | None,
+        option_string: str | None = None,
+    ) -> None:
+        parser.error(f"{option_string} is {self.help}")
 
 
 def lengthened(config: _Config, options: argparse.Namespace) -> _Config:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable
@@ -21,6 +22,7 @@ from relic_data.render import render_dataset
 from relic_distill.loop import Outcome, same_settings
 from relic_distill.release import release
 from relic_distill.runs import Files, draw_trajectories, train_causal, train_dmd, train_init, train_teacher
+from relic_distill.runtime import Runtime
 from relic_distill.stage_causal import CausalTrainConfig
 from relic_distill.stage_depth import DepthTrainConfig, train_depth
 from relic_distill.stage_dmd import DmdTrainConfig
@@ -28,6 +30,7 @@ from relic_distill.stage_init import InitTrainConfig
 from relic_distill.stage_teacher import TeacherTrainConfig
 from relic_distill.stage_vae import VaeTrainConfig, train_vae
 from relic_distill.trajectories import TrajectoryConfig
+from relic_distill.workers import Workers
 from relic_distill.world_stage import WorldTrainConfig
 
 MANIFEST = "circle.json"
@@ -108,6 +111,22 @@ class Circle:
             )
 
 
+def carried_out(circle: Circle, accumulate: int, runtime: Runtime) -> Circle:
+    """The circle with every training's steps of so many batches, on this machine in such a way.
+
+    Raises:
+        ValueError: for less than one batch.
+    """
+    trainings = {name: getattr(circle, name) for name in ("vae", "depth", "causal", "teacher", "init", "dmd")}
+    changed = {
+        name: dataclasses.replace(
+            training, loop=dataclasses.replace(training.loop, accumulate=accumulate, runtime=runtime)
+        )
+        for name, training in trainings.items()
+    }
+    return dataclasses.replace(circle, **changed)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Folders:
     """Where a circle keeps what."""
@@ -153,7 +172,10 @@ def _teacher(circle: Circle, at: _Folders) -> Outcome:
 
 
 def _trajectories(circle: Circle, at: _Folders) -> Outcome:
-    draw_trajectories(circle.trajectories, circle.teacher, at.files, at.weights("teacher"), at.out / "trajectories")
+    draw_trajectories(
+        circle.trajectories, circle.teacher, at.files, at.weights("teacher"), at.out / "trajectories",
+        mixed_precision=circle.teacher.loop.runtime.mixed_precision,
+    )  # fmt: skip
     return "finished"
 
 
@@ -204,10 +226,12 @@ def run_circle(circle: Circle, out: Path, tell: Callable[[str], None] = lambda n
         "interrupted" when a training was stopped by a signal; the same call goes on.
 
     Raises:
-        ValueError: when `out` holds a circle of another configuration; it names the stages that differ.
+        ValueError: when `out` holds a circle of another configuration, whose stages that differ are named, or for
+            several processes.
     """
+    Workers().require_one("the circle is run")
     out.mkdir(parents=True, exist_ok=True)
-    record = _begin(circle, out / MANIFEST)
+    record = begun(circle, out / MANIFEST)
     for name, run in STAGES:
         if name in record["done"]:
             continue
@@ -220,8 +244,10 @@ def run_circle(circle: Circle, out: Path, tell: Callable[[str], None] = lambda n
     return "finished"
 
 
-def _begin(circle: Circle, manifest: Path) -> dict[str, Any]:
-    settings = json.loads(json.dumps(to_json(circle), default=str))
+def begun(circle: Circle, manifest: Path) -> dict[str, Any]:
+    """The record of a circle, from its manifest or written anew: settings, and what is done; raises as `run_circle`."""
+    recorded = carried_out(circle, circle.causal.loop.accumulate, Runtime())  # sessions may differ in it
+    settings = json.loads(json.dumps(to_json(recorded), default=str))
     if not manifest.is_file():
         record = {"circle": settings, "done": {}}
         write_json(manifest, record)

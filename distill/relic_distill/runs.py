@@ -15,6 +15,7 @@ from relic.text import MiniLMEncoder, TextEncoder
 from relic.vae.tiny_vae import TinyVae
 from relic_distill.devices import move_networks
 from relic_distill.loop import Outcome, train
+from relic_distill.runtime import MixedPrecision
 from relic_distill.stage_causal import CausalStage, CausalTrainConfig
 from relic_distill.stage_dmd import DmdStage, DmdTrainConfig, score_of
 from relic_distill.stage_init import InitStage, InitTrainConfig
@@ -103,13 +104,28 @@ def draw_trajectories(
     files: Files,
     teacher: Path,
     out: Path,
+    *,
+    mixed_precision: MixedPrecision = "no",
 ) -> None:
-    """Sample, or go on sampling, a trained teacher's paths; see `relic_distill.trajectories.sample_trajectories`."""
+    """Sample, or go on sampling, a trained teacher's paths; see `relic_distill.trajectories.sample_trajectories`.
+
+    Args:
+        sampling: what to sample.
+        config: the teacher's.
+        files: what it was trained with.
+        teacher: its exported weights.
+        out: folder of the paths.
+        mixed_precision: see `relic_distill.runtime.Runtime`; may change from one session to the next.
+
+    Raises:
+        ValueError: for a network that is no teacher, a folder with paths of another one, or several processes.
+    """
+    workers = Workers(mixed_precision)
+    workers.require_one("paths are sampled")
     trained = trained_frames_of(teacher)
     config, given = gather(config, files)
     stage = TeacherStage(config, given, teacher)
     stage.model.eval()
-    workers = Workers()
     move_networks([stage.model, *stage.frozen.values()], (), workers.device)
     with workers.computing():
         sample_trajectories(sampling, stage, teacher, trained, out)

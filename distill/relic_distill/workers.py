@@ -61,6 +61,17 @@ class Workers:
         """Whether this process writes logs, samples and checkpoints."""
         return bool(self._state.is_main_process)
 
+    def require_one(self, what: str) -> None:
+        """Refuse to do by several processes what only one can do.
+
+        Raises:
+            ValueError: when there are several.
+        """
+        if self.count > 1:
+            raise ValueError(
+                f"{what} by one process, this is one of {self.count}: leave `accelerate launch` to the trainings"
+            )
+
     def share(self, parts: int) -> range:
         """This process's parts of a step.
 

@@ -46,10 +46,35 @@ def test_every_stage_takes_the_options_of_a_session(stage: str, capsys: pytest.C
     session = ["--steps", "2", "--accumulate", "2", "--mixed-precision", "bf16", "--tensorboard", "--shard"]
     assert main(["distill", stage, *COMMANDS[stage], *session]) == 2
     told = capsys.readouterr().err
-    assert "data" in told or "vae.safetensors" in told, "what is missing is the data, not the options"
+    assert "data" in told or ".safetensors" in told, "what is missing is a file, not the options"
     with pytest.raises(SystemExit):
         main(["distill", stage, *COMMANDS[stage], "--mixed-precision", "fp16"])
     assert "invalid choice: 'fp16'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["all", "trajectories"])
+def test_what_one_process_does_takes_its_options_and_says_why_it_refuses_others(
+    stage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    needed = ["--out", "out"] if stage == "all" else [*WORLD, "--teacher", "teacher.safetensors"]
+    refused = {"--shard": "one process"}
+    if stage == "all":
+        session = ["--recipe", "tiny-smoke", "--accumulate", "2", "--mixed-precision", "bf16", "--tensorboard"]
+        assert main(["distill", stage, *needed, *session, "--dry-run"]) == 0
+        assert main(["distill", stage, *needed, "--accumulate", "0"]) == 2
+        assert "accumulate 0 must be at least 1" in capsys.readouterr().err
+    else:
+        assert main(["distill", stage, *needed, "--mixed-precision", "bf16"]) == 2
+        assert "teacher.safetensors" in capsys.readouterr().err, "what is missing is the teacher, not the option"
+        refused |= {"--accumulate 2": "no optimiser steps", "--tensorboard": "no figures to log"}
+    for option, why in refused.items():
+        with pytest.raises(SystemExit) as stop:
+            main(["distill", stage, *needed, *option.split()])
+        assert stop.value.code == 2
+        told = " ".join(capsys.readouterr().err.split())
+        assert f"error: {option.split()[0]} is refused: " in told
+        assert why in told
+    assert not Path("out").exists()
 
 
 @pytest.mark.parametrize("stage", ["depth", "causal", "teacher", "init", "dmd"])

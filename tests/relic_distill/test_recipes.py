@@ -3,6 +3,7 @@
 import dataclasses
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,12 +11,14 @@ import pytest
 from relic.config import SamplerConfig, to_json
 from relic_distill import recipes
 from relic_distill.causal_loss import NoiseConfig
-from relic_distill.circle import Circle
+from relic_distill.circle import MANIFEST, Circle, begun, carried_out, run_circle
 from relic_distill.loop import LoopConfig
 from relic_distill.recipes import find_recipe
+from relic_distill.runtime import Runtime
 from relic_distill.smoke import tiny_smoke
 from relic_distill.stage_causal import ResampleConfig
 from relic_distill.training_guide import GuideConfig
+from relic_distill.workers import Workers
 from relic_distill.world_stage import Phase, WorldTrainConfig
 
 TABLES = {name: table for name, table in vars(recipes).items() if name.endswith("_RECIPES")}
@@ -49,6 +52,26 @@ def test_minutes_that_are_none_are_refused(table: str, name: str) -> None:
 def test_an_unknown_recipe_is_named_with_the_known_ones(table: str) -> None:
     with pytest.raises(ValueError, match=r"unknown recipe 'huge': choose one of mini, .*tiny-smoke"):
         find_recipe(TABLES[table], "huge", 1.0)
+
+
+def test_every_training_of_a_circle_is_carried_out_alike_and_sessions_may_differ(tmp_path: Path) -> None:
+    runtime = Runtime(mixed_precision="bf16", tensorboard=True)
+    circle = carried_out(SMOKE, 2, runtime)
+    for stage in (circle.vae, circle.depth, circle.causal, circle.teacher, circle.init, circle.dmd):
+        assert (stage.loop.accumulate, stage.loop.runtime) == (2, runtime)
+    assert carried_out(circle, 1, Runtime()) == SMOKE
+    manifest = tmp_path / MANIFEST
+    record = begun(circle, manifest)
+    assert begun(carried_out(SMOKE, 2, Runtime()), manifest) == record
+    with pytest.raises(ValueError, match="other settings of vae, depth, causal, teacher, init, dmd: give those"):
+        begun(SMOKE, manifest)
+
+
+def test_a_circle_is_run_by_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Workers, "count", 2)
+    with pytest.raises(ValueError, match="the circle is run by one process, this is one of 2: leave"):
+        run_circle(SMOKE, tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 SMOKE = tiny_smoke()

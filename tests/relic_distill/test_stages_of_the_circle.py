@@ -110,6 +110,16 @@ def test_sampling_goes_on_and_refuses_to_mix(encoded: Path, files: Files, lively
         dataclasses.replace(PATHS, student_steps=4)
 
 
+def test_paths_in_bfloat16_begin_alike_and_end_near(files: Files, lively: Path, paths: Path, tmp_path: Path) -> None:
+    one = dataclasses.replace(PATHS, count=PATHS.batch)
+    draw_trajectories(one, teacher_config(), files, lively, tmp_path, mixed_precision="bf16")
+    coarse, fine = TrajectoryDataset(tmp_path).get(0), TrajectoryDataset(paths).get(0)
+    assert torch.equal(coarse.states[0], fine.states[0])
+    moved = (fine.clip.latents - fine.states[0]).square().mean().sqrt()
+    difference = (coarse.clip.latents - fine.clip.latents).square().mean().sqrt()
+    assert 0 < float(difference) < 0.05 * float(moved)
+
+
 @pytest.mark.parametrize("forcing", ["hybrid", "teacher", "diffusion"])
 def test_regressing_paths_lowers_their_loss(
     encoded: Path, files: Files, teacher: Path, paths: Path, tmp_path: Path, forcing: str
@@ -160,6 +170,7 @@ def test_distillation_alternates_between_critic_and_student(
     scorer = causal if score == "causal" else teacher
     config = DmdTrainConfig(**{**settings(tiny_causal(6)), "score": score, "critic_updates": 2})  # type: ignore[arg-type]
     stage = DmdStage(config, ingredients(encoded), teacher, scorer)
+    assert (stage.draw(0).views is None) == (score == "causal"), "a student shows its own views to a causal score"
     for step, moved in ((0, stage.critic), (1, stage.critic), (2, stage.model)):
         stage.backward(step)
         for network in (stage.critic, stage.model, stage.teacher):

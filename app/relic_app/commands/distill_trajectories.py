@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from relic_app.training_options import files_of
+from relic_app.training_options import add_precision_argument, add_refused_argument, files_of
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -17,13 +17,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder of paths; the same call goes on in it")
     parser.add_argument("--recipe", default="mini", help="named configuration (relic_distill.recipes)")
     parser.add_argument("--count", type=int, help="paths; the recipe's when left out")
+    add_precision_argument(parser)
+    add_refused_argument(parser, "--accumulate", "sampling takes no optimiser steps")
+    add_refused_argument(parser, "--shard", "paths are sampled by one process")
+    add_refused_argument(parser, "--tensorboard", "sampling has no figures to log")
 
 
 def run(options: argparse.Namespace) -> int:
     """Sample, or go on sampling.
 
     Raises:
-        ValueError: an unknown recipe, a network that is no teacher, or a folder with paths of another one.
+        ValueError: an unknown recipe, a network that is no teacher, a folder with paths of another one, or several
+            processes.
         FileNotFoundError: no such data or weights.
     """
     import dataclasses
@@ -37,5 +42,12 @@ def run(options: argparse.Namespace) -> int:
         sampling = dataclasses.replace(sampling, count=options.count)
     phase = Phase(until_step=1, frames=sampling.frames, batch=1)
     teacher = dataclasses.replace(find_recipe(TEACHER_RECIPES, options.recipe, 1.0), phases=(phase,))
-    draw_trajectories(sampling, teacher, files_of(options), options.teacher, options.out)
+    draw_trajectories(
+        sampling,
+        teacher,
+        files_of(options),
+        options.teacher,
+        options.out,
+        mixed_precision=options.mixed_precision,
+    )
     return 0
