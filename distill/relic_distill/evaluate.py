@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from tqdm import tqdm
 
 from relic.camera import CameraPath, actions_from_poses
@@ -157,8 +158,25 @@ def roll_out(world: World, cases: Sequence[Case], seed: int) -> Frames:
     text = world.model.encode_text(world.text_encoder.encode([case.prompt for case in cases]))
     memory = make_memory(config.memory, config.model)
     generator = torch.Generator().manual_seed(seed)
-    blocks = rollout(world.model, memory, latent, camera, text, config.sampler, generator, world.screen(len(cases)))
-    return tensor_to_frames(world.vae.decode(torch.cat([latent, *(block.latents for block in blocks)], dim=2)))
+    screen, film = world.screen(len(cases)), _Film()
+    for _ in rollout(world.model, memory, latent, camera, text, config.sampler, generator, screen, spectator=film):
+        pass
+    return tensor_to_frames(torch.cat(film.pixels, dim=2))
+
+
+class _Film:
+    """The rollout's spectator that keeps what the screen shows."""
+
+    def __init__(self) -> None:
+        self.pixels: list[Tensor] = []
+
+    def passed(self, step: int, sigma: Tensor, latents: Tensor) -> Tensor:
+        """See `relic.rollout.Spectator.passed`."""
+        return latents
+
+    def shown(self, pixels: Tensor) -> None:
+        """See `relic.rollout.Spectator.shown`."""
+        self.pixels.append(pixels)
 
 
 @torch.inference_mode()

@@ -3,10 +3,16 @@ from collections.abc import Callable
 import cv2
 import numpy as np
 import pytest
+import torch
+from torch import Tensor
 
 from relic.actions import ACTION_NAMES
 from relic.camera import CameraPath, actions_from_poses, integrate
 from relic.engine import WorldEngine
+from relic.model.conditioning import CameraConditioning
+from relic.pictures import tensor_to_frames
+from relic.screen import Screen
+from relic.vae.tiny_vae import TinyVae
 from relic.world import World
 from relic_data.clips import Clip, ClipDataset
 from relic_distill.evaluate import (
@@ -16,6 +22,7 @@ from relic_distill.evaluate import (
     out_and_back_case,
     reconstruct,
     roll_out,
+    score_case,
     with_memory,
 )
 
@@ -60,6 +67,39 @@ def test_batched_rollouts_are_the_engines(clip: Clip) -> None:
     assert np.abs(film[0, 0].astype(int) - first[0]).max() <= 1
     poses = [engine.step(actions_from_poses(case.path)[1 + 4 * i : 5 + 4 * i]).poses for i in range(2)]
     np.testing.assert_allclose(np.concatenate([p.positions for p in poses]), case.path.positions[1:], atol=1e-9)
+
+
+def test_what_is_scored_is_the_screens_picture_and_the_latents_decoded_once_more(
+    clip: Clip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A world that paints: a fresh auto-encoder's residuals are silent."""
+    world = World.tiny(seed=1)
+    assert isinstance(world.vae, TinyVae)
+    for parameter in world.vae.decoder.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.1)
+    cases = [forward_case(clip, 17), out_and_back_case(clip, 17)]
+    drawn: list[Tensor] = []
+    original, whole = Screen.show, world.vae.decode
+
+    def noted(self: Screen, latents: Tensor, camera: CameraConditioning) -> Tensor:
+        drawn.append(latents)
+        return original(self, latents, camera)
+
+    def not_again(latents: Tensor) -> Tensor:
+        raise AssertionError("the screen has decoded it")
+
+    monkeypatch.setattr(Screen, "show", noted)
+    monkeypatch.setattr(world.vae, "decode", not_again)
+    film = roll_out(world, cases, seed=0)
+    assert film.shape == (2, 17, 96, 160, 3)
+    with torch.inference_mode():
+        again = tensor_to_frames(whole(torch.cat(drawn, dim=2)))
+    assert np.abs(film.astype(int) - again).max() <= 1  # sums of another order may round a picture's value otherwise
+    assert (film != again).mean() < 1e-3
+    for case, shown, decoded in zip(cases, film, again, strict=True):
+        scores = [score_case(case, frames, world, (0.5, 1.0), walk=False) for frames in (shown, decoded)]
+        assert scores[0] == pytest.approx(scores[1], abs=1e-3)
 
 
 def test_scores_say_what_was_shown(clip: Clip) -> None:
