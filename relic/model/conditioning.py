@@ -143,11 +143,14 @@ class PoseEncoder(nn.Module):
         self.proj_hidden = nn.Linear(config.dim, config.dim)
         self.proj_out = nn.ModuleList([nn.Linear(config.dim, config.dim) for _ in range(config.num_layers)])
 
-    def forward(self, rotations_w2c: Tensor, positions: Tensor) -> list[Tensor]:
-        """`(B, F, P, 3, 3)`, `(B, F, P, 3)` -> one `(B, F, 1 or L, M)` for each layer."""
-        features = self._frame_features if self.encoding == "frame" else self._ray_features
+    def forward(self, rotations_w2c: Tensor, positions: Tensor, tokens: slice = slice(None)) -> list[Tensor]:
+        """`(B, F, P, 3, 3)`, `(B, F, P, 3)` -> one `(B, F, 1 or L, M)` for each layer; of `tokens` only, if given."""
         with full_precision():
-            inputs = features(rotations_w2c, positions / self.scale_m).to(self.proj_in.weight.dtype)
+            if self.encoding == "frame":
+                features = self._frame_features(rotations_w2c, positions / self.scale_m)
+            else:
+                features = self._ray_features(rotations_w2c, positions / self.scale_m, self.rays[tokens])
+            inputs = features.to(self.proj_in.weight.dtype)
         hidden = nn.functional.silu(self.proj_in(inputs))
         hidden = nn.functional.silu(self.proj_hidden(hidden))
         return [proj(hidden) for proj in self.proj_out]
@@ -156,10 +159,10 @@ class PoseEncoder(nn.Module):
         position_features = fourier_features(positions, self.octaves)
         return torch.cat([rotations_w2c.flatten(3), position_features], dim=-1).flatten(2).unsqueeze(2)
 
-    def _ray_features(self, rotations_w2c: Tensor, positions: Tensor) -> Tensor:
+    def _ray_features(self, rotations_w2c: Tensor, positions: Tensor, rays: Tensor) -> Tensor:
         last = rotations_w2c.shape[2] - 1
         pick = [last // 2, last]
-        direction = torch.einsum("bfpji,lj->bflpi", rotations_w2c[:, :, pick], self.rays.to(rotations_w2c.dtype))
+        direction = torch.einsum("bfpji,lj->bflpi", rotations_w2c[:, :, pick], rays.to(rotations_w2c.dtype))
         origin = positions[:, :, None, pick].expand_as(direction)
         plucker = torch.cat([direction, torch.linalg.cross(origin, direction), origin], dim=-1)
         return fourier_features(plucker, self.octaves).flatten(3)

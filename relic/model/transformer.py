@@ -29,6 +29,7 @@ from relic.model.layers import (
     modulate,
     sinusoidal_embedding,
 )
+from relic.parallel.sequence import SequenceParallel, ShardedAttention
 
 TextKV = list[tuple[Tensor, Tensor]]
 """Keys and values of the prompt for each layer, `(B, S, H, D)` each."""
@@ -39,7 +40,7 @@ TIME_SCALE = 1000.0
 
 @dataclass(frozen=True, kw_only=True)
 class EmbeddedGuide:
-    """What earlier views show of a block, as the network reads it.
+    """What earlier views show of a block, as the network reads it; L tokens of a frame, or the rank's own of them.
 
     Attributes:
         tokens: `(B, F, L, M)` added to the block's tokens.
@@ -53,7 +54,7 @@ class EmbeddedGuide:
 
 @dataclass(frozen=True, kw_only=True)
 class Control:
-    """Embedded control of a block.
+    """Embedded control of a block; L tokens of a frame, or the rank's own of them.
 
     Attributes:
         actions: `(B, F, 1, M)` for each layer.
@@ -116,11 +117,16 @@ class RelicBlock(nn.Module):
 
 
 class RelicTransformer(nn.Module):
-    """Predicts the flow's velocity for latent frames, each at its own noise level."""
+    """Predicts the flow's velocity for latent frames, each at its own noise level.
+
+    Attributes:
+        parallel: the ranks that share its sequence (see `relic.parallel.sequence`); None for one process.
+    """
 
     def __init__(self, config: ModelConfig, intrinsics: Intrinsics) -> None:
         super().__init__()
         self.config = config
+        self.parallel: SequenceParallel | None = None
         self.patch_embedding = PatchEmbedding(config.in_channels, config.dim, config.patch_size)
         if config.guide_channels:
             self.guide_embedding = nn.Linear(config.guide_channels * config.patch_size**2, config.dim, bias=False)
@@ -181,9 +187,10 @@ class RelicTransformer(nn.Module):
         """
         if guide is not None and not self.config.guide_channels:
             raise ValueError("a guide for a network that takes none: its guide_channels are 0")
+        tokens = slice(None) if self.parallel is None else self.parallel.own_tokens
         return Control(
             actions=self.action_encoder(camera.actions),
-            poses=self.pose_encoder(camera.rotations_w2c, camera.positions),
+            poses=self.pose_encoder(camera.rotations_w2c, camera.positions, tokens),
             guide=None if guide is None else self._embed_guide(guide),
         )
 
@@ -192,7 +199,9 @@ class RelicTransformer(nn.Module):
         known = shares.sum(dim=1, keepdim=True) / self.config.frames_per_latent
         size = self.config.patch_size
         seen = rearrange(latents * known, "b c f (y p) (x q) -> b f (y x) (p q c)", p=size, q=size)
-        return EmbeddedGuide(tokens=self.guide_embedding(self._patches(guide)), skip=self.guide_skip(seen))
+        return EmbeddedGuide(
+            tokens=self.guide_embedding(self._own(self._patches(guide))), skip=self.guide_skip(self._own(seen))
+        )
 
     def load_weights(self, state: Mapping[str, Tensor], source: Path) -> None:
         """Load a checkpoint's tensors; a guide that it knows nothing of stays silent.
@@ -215,6 +224,10 @@ class RelicTransformer(nn.Module):
         size = self.config.patch_size
         return rearrange(cells, "b c f (y p) (x q) -> b f (y x) (c p q)", p=size, q=size)
 
+    def _own(self, tokens: Tensor) -> Tensor:
+        """`(B, F, L, ...)` -> what of it this process computes."""
+        return tokens if self.parallel is None else self.parallel.shard(tokens)
+
     def forward(
         self, latents: Tensor, sigma: Tensor, control: Control, text: TextKV, context: AttentionContext
     ) -> Tensor:
@@ -231,7 +244,10 @@ class RelicTransformer(nn.Module):
             `(B, C, F, h, w)` in the precision of `latents`.
         """
         size = self.config.patch_size
-        x = self.patch_embedding(self._patches(latents))
+        parallel = self.parallel
+        if parallel is not None:
+            context = ShardedAttention(context, parallel)
+        x = self.patch_embedding(self._own(self._patches(latents)))
         if control.guide is not None:
             x = x + control.guide.tokens
         embedded, modulation = self.condition_embedder.time(sigma)
@@ -241,6 +257,8 @@ class RelicTransformer(nn.Module):
         out = self.proj_out(modulate(x, shift, scale, self.config.eps))
         if control.guide is not None:
             out = out - sigma[:, :, None, None] * control.guide.skip
+        if parallel is not None:
+            out = parallel.gather(out)
         rows, _ = self.config.grid
         velocity = rearrange(out, "b f (y x) (p q c) -> b c f (y p) (x q)", y=rows, p=size, q=size)
         return velocity.to(latents.dtype)

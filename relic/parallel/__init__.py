@@ -1,0 +1,1 @@
+"""Several processes that compute one world together, on torch.distributed alone."""
