@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from typing import TypeVar
 
 from relic.config import RelicConfig, SamplerConfig, mini
+from relic_distill.causal_loss import NoiseConfig
 from relic_distill.circle import Circle, RenderConfig
 from relic_distill.loop import LoopConfig
 from relic_distill.smoke import tiny_smoke
@@ -134,8 +135,10 @@ def mini_dmd_two_steps(minutes: float) -> DmdTrainConfig:
         mini_dmd(minutes),
         world=dataclasses.replace(mini(), sampler=dataclasses.replace(STUDENT_SAMPLER, steps=2)),
         score="causal",
-        lr_muon=1e-3,
-        lr_adamw=2e-4,
+        score_noise=NoiseConfig(shift=2.0, context_max=0.0),
+        lr_muon=1.5e-3,
+        lr_adamw=3e-4,
+        ema_decay=0.97,
     )
 
 

@@ -110,7 +110,7 @@ class DmdStage(WorldStage):
 
     def __init__(self, config: DmdTrainConfig, given: Ingredients, student: Path, teacher: Path) -> None:
         self.score = score_of(config, teacher)
-        super().__init__(config, given, new_network(config, student))
+        super().__init__(config, given, new_network(config, student), views=config.score == "video")
         self.dmd = config
         self.teacher, self.critic = new_network(config, teacher), new_network(config, teacher)
         self.teacher.requires_grad_(False)

@@ -131,13 +131,21 @@ class Ingredients:
 class WorldStage(ABC):
     """Base of the stages for the harness (`relic_distill.loop.Stage`); a stage brings its losses.
 
+    Args:
+        config: the complete run.
+        given: data and frozen networks.
+        model: the network to train.
+        views: whether batches of a world with a guide bring known views, whose pictures and depth cost time.
+
     Raises:
         ValueError: when the data was encoded by another auto-encoder or is too short, or a depth network is missing.
     """
 
     validation_metric = "neg_loss"
 
-    def __init__(self, config: WorldTrainConfig, given: Ingredients, model: RelicTransformer) -> None:
+    def __init__(
+        self, config: WorldTrainConfig, given: Ingredients, model: RelicTransformer, *, views: bool = True
+    ) -> None:
         self.config = config
         self.model = model
         self.vae = given.vae.eval().requires_grad_(False)
@@ -158,7 +166,7 @@ class WorldStage(ABC):
                 LatentDataset(given.data, split),
                 given.text_encoder,
                 config.world.model.frames_per_latent,
-                None if self.reprojector is None else self.see,
+                self.see if views and self.reprojector is not None else None,
                 config.guide.extra_views,
             )
             for split in ("train", "validation")
