@@ -1,4 +1,8 @@
-"""Checkpoints: safetensors with their configuration inside. The only place that reads or writes weights."""
+"""Checkpoints: safetensors with their configuration inside. The only place that reads or writes weights.
+
+What is said of the tensors is one JSON object under one key of the file's metadata: safetensors writes several keys in
+no fixed order, and equal checkpoints are to be equal files. Files with a key for each entry are read as well.
+"""
 
 from __future__ import annotations
 
@@ -17,11 +21,13 @@ from torch import Tensor, nn
 
 from relic.failures import DamagedFileError
 
+_METADATA, _CONFIG = "relic", "config"
+
 
 def save_checkpoint(
     path: Path, state: Mapping[str, Tensor], config: Mapping[str, Any], extra: Mapping[str, str] | None = None
 ) -> None:
-    """Write tensors and their configuration atomically.
+    """Write tensors and their configuration atomically; equal ones give equal files.
 
     Args:
         path: file to write; its folder must exist.
@@ -32,7 +38,7 @@ def save_checkpoint(
     Raises:
         OSError: when it cannot be written; what was there before is untouched.
     """
-    metadata = {"config": json.dumps(config), **(extra or {})}
+    metadata = {_METADATA: json.dumps({**(extra or {}), _CONFIG: config}, sort_keys=True)}
     partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
     try:
         _write({name: tensor.detach().contiguous() for name, tensor in state.items()}, partial, metadata)
@@ -55,16 +61,18 @@ def _write(tensors: dict[str, Tensor], path: Path, metadata: dict[str, str]) -> 
 def load_checkpoint(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Tensors and configuration of a checkpoint.
 
+    On the processor the file is mapped: what is not used of a tensor is not read, and processes share what is.
+
     Raises:
         FileNotFoundError: when there is no such file.
         ValueError: when the file is no whole safetensors checkpoint of ours; `DamagedFileError` where it is not whole.
     """
     state, metadata = _read(path, with_tensors=True)
-    return state, json.loads(_ours(path, metadata)["config"])
+    return state, _ours(path, metadata)[_CONFIG]
 
 
-def read_metadata(path: Path) -> dict[str, str]:
-    """A checkpoint's metadata without its tensors; raises as `load_checkpoint`."""
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What a checkpoint says of its tensors: `config`, and the further metadata; raises as `load_checkpoint`."""
     return _ours(path, _read(path, with_tensors=False)[1])
 
 
@@ -90,10 +98,12 @@ def _read(path: Path, *, with_tensors: bool) -> tuple[dict[str, Tensor], dict[st
     return state, metadata
 
 
-def _ours(path: Path, metadata: dict[str, str]) -> dict[str, str]:
-    if "config" not in metadata:
-        raise ValueError(f"{path} carries no configuration: it was not written by RELIC")
-    return metadata
+def _ours(path: Path, metadata: dict[str, str]) -> dict[str, Any]:
+    if _METADATA in metadata:
+        return dict(json.loads(metadata[_METADATA]))
+    if _CONFIG in metadata:
+        return {**metadata, _CONFIG: json.loads(metadata[_CONFIG])}
+    raise ValueError(f"{path} carries no configuration: it was not written by RELIC")
 
 
 def load_into(module: nn.Module, state: Mapping[str, Tensor], source: Path) -> None:

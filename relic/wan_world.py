@@ -6,7 +6,6 @@ A checkpoint is a folder in diffusers' layout: `transformer/`, `vae/`, `text_enc
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import torch
@@ -86,12 +85,22 @@ def check_wan_folder(folder: Path) -> None:
         )
 
 
+def read_wan_config(folder: Path) -> RelicConfig:
+    """The preset world of a checkpoint's network, read from its `config.json` alone.
+
+    Raises:
+        FileNotFoundError: when there is none.
+        ValueError: when it is another network's, or a setting is not supported.
+    """
+    settings = folder / "transformer" / "config.json"
+    return wan_world(check_class(settings.parent, WAN_CLASS), settings)
+
+
 def _configuration(folder: Path, control: Path | None, tiny_decoder: Path | None) -> RelicConfig:
     """The world of a checkpoint's network, with the sizes that its control encoders were trained for."""
-    settings = folder / "transformer" / "config.json"
-    config = wan_world(check_class(settings.parent, WAN_CLASS), settings)
+    config = read_wan_config(folder)
     if control is not None:
-        trained = from_json(ModelConfig, json.loads(read_metadata(control)["config"]), str(control))
+        trained = from_json(ModelConfig, read_metadata(control)["config"], str(control))
         config = dataclasses.replace(config, model=trained)
     decoder: WanDecoder = "wan" if tiny_decoder is None else "taehv"
     return dataclasses.replace(config, vae=WanVaeConfig(latent_channels=config.model.in_channels, decoder=decoder))

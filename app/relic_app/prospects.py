@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -87,7 +86,7 @@ def shipped_config(weights: Path) -> RelicConfig:
 
     try:
         manifest = read_manifest(weights, verify=False)
-        return from_json(RelicConfig, json.loads(read_metadata(weights / manifest.world)["config"]))
+        return from_json(RelicConfig, read_metadata(weights / manifest.world)["config"])
     except (OSError, ValueError):
         return mini()
 

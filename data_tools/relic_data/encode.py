@@ -151,7 +151,7 @@ class LatentDataset:
         self.root = Path(root)
         _read_manifest(self.root)
         self.paths = sorted((self.root / "latents").glob(f"{split}-*.safetensors"))
-        self.lengths = [int(json.loads(read_metadata(path)["config"])["frames"]) for path in self.paths]
+        self.lengths = [int(read_metadata(path)["config"]["frames"]) for path in self.paths]
 
     def __len__(self) -> int:
         return len(self.paths)

@@ -169,7 +169,7 @@ class TrajectoryDataset:
         self.paths = sorted((root / "paths").glob("*.safetensors"))
         if not self.paths:
             raise FileNotFoundError(f"no trajectories in {root}: run `relic distill trajectories --out {root}` first")
-        self.frames = int(json.loads(read_metadata(self.paths[0])["config"])["frames"])
+        self.frames = int(read_metadata(self.paths[0])["config"]["frames"])
         record = json.loads((root / MANIFEST).read_text(encoding="utf-8"))
         self.student_steps, self.shift = int(record["student_steps"]), float(record["shift"])
 
