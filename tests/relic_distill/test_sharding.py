@@ -6,9 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 from torch import nn
+from torch.distributed.tensor import Shard, distribute_tensor
 
 from relic.checkpoint import load_checkpoint, save_checkpoint
 from relic.config import to_json
@@ -130,7 +132,23 @@ def check_shares() -> None:
         assert torch.equal(own_share(like(value, before[name])), own_share(value))
 
 
+def check_taking_a_share(folder: Path) -> None:
+    """Of a whole tensor in a checkpoint a process copies its share, and reads no more of the file than that."""
+    workers, size = Workers(), 64 * 2**20
+    path = folder / f"whole-{os.getpid()}.safetensors"
+    save_checkpoint(path, {"whole": torch.arange(size // 4, dtype=torch.float32).view(1024, -1)}, {})
+    pattern = distribute_tensor(
+        torch.zeros(1024, size // 4096), process_mesh(workers.device, workers.count), [Shard(0)]
+    )
+    before = psutil.Process().memory_info().rss
+    share = own_share(like(pattern, load_checkpoint(path)[0]["whole"]))
+    assert psutil.Process().memory_info().rss - before < 1.25 * size, "half a copy and half of the file make one"
+    assert share.nbytes == size // 2
+    assert torch.equal(share, load_checkpoint(path)[0]["whole"].chunk(2)[int(os.environ["RANK"])])
+
+
 if __name__ == "__main__":
     check_shares()
+    check_taking_a_share(Path(sys.argv[2]))
     for stage in KINDS:
         run(stage, Path(sys.argv[1]), Path(sys.argv[2]) / f"{stage}-two", 2, shard=True)
