@@ -2,7 +2,8 @@
 
 From one picture and the true actions the world is rolled out, and compared with the render over the pixels that
 earlier frames had seen (co-visible PSNR), on the clip's own path and on an out-and-back path. Beside it stand the
-frozen first picture and what the VAE alone can show.
+frozen first picture and what the VAE alone can show; for 8-bit memory also the rollouts of the same noise with memory
+kept as it is.
 
 Axes: B cases of a batch, T pixel frames, H rows, W columns.
 """
@@ -10,6 +11,7 @@ Axes: B cases of a batch, T pixel frames, H rows, W columns.
 from __future__ import annotations
 
 import dataclasses
+import typing
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from relic.camera import CameraPath, actions_from_poses
-from relic.config import MemoryPolicy
+from relic.config import MemoryPolicy, MemoryStorage
 from relic.json_files import write_json
 from relic.memory.backends import POLICIES, make_memory
 from relic.model.conditioning import camera_conditioning, stack_conditioning
@@ -66,6 +68,8 @@ class EvalConfig:
         seconds: length of the rollouts.
         moments: when to score, seconds, none after the end.
         policies: memory policies to compare.
+        storage: how keys and values outside the window are kept; None for the world's own way. For `fp8` the rollouts
+            are also compared with those of the same noise under `float`.
         steps: denoising steps; None for the world's own number.
         batch: clips rolled out together.
         seed: of the noise.
@@ -76,6 +80,7 @@ class EvalConfig:
     seconds: float = 5.0
     moments: tuple[float, ...] = (1.0, 2.0, 5.0)
     policies: tuple[MemoryPolicy, ...] = ("compressed", "window")
+    storage: MemoryStorage | None = None
     steps: int | None = None
     batch: int = 8
     seed: int = 0
@@ -88,6 +93,8 @@ class EvalConfig:
         unknown = set(self.policies) - set(POLICIES)
         if unknown:
             raise ValueError(f"unknown memory policies {sorted(unknown)}: choose from {sorted(POLICIES)}")
+        if self.storage is not None and self.storage not in typing.get_args(MemoryStorage):
+            raise ValueError(f"storage {self.storage!r} is not one of {typing.get_args(MemoryStorage)}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,8 +104,10 @@ class Score:
     Attributes:
         label: what was shown.
         seconds: the moments.
-        psnr: dB over the pixels whose surface the start picture had shown: what a world can know.
+        psnr: dB over the pixels whose surface the start picture had shown: what a world can know. Between two rollouts,
+            over all pixels.
         psnr_walk: dB over the pixels whose surface any earlier true frame had shown; the world had to invent some.
+            Between two rollouts, over all pixels.
         sharpness: root mean square difference of neighbouring pixels, as a share of the true frames'.
         contrast: standard deviation of the pixels, as a share of the true frames'; it grows where colours drift.
         cases: cases with such pixels, at each moment.
@@ -137,9 +146,10 @@ def _case(clip: Clip, kind: str, index: list[int]) -> Case:
     )
 
 
-def with_memory(world: World, policy: MemoryPolicy) -> World:
-    """The same networks under another memory policy."""
-    memory = dataclasses.replace(world.config.memory, policy=policy)
+def with_memory(world: World, policy: MemoryPolicy, storage: MemoryStorage | None = None) -> World:
+    """The same networks under another memory policy; stored in the world's own way where none is named."""
+    kept = storage or world.config.memory.storage
+    memory = dataclasses.replace(world.config.memory, policy=policy, storage=kept)
     return world.with_config(dataclasses.replace(world.config, memory=memory))
 
 
@@ -219,6 +229,11 @@ def look_of_case(case: Case, shown: Frames, world: World, moments: Sequence[floa
     return sharpness, contrast
 
 
+def likeness(shown: Frames, other: Frames, world: World, moments: Sequence[float]) -> list[float]:
+    """PSNR in dB between two films `(T, H, W, 3)` over all pixels, at each moment as in `score_case`; at most 60 dB."""
+    return [min(PSNR_CAP, psnr(shown[list(group)], other[list(group)])) for group in _frames_at(world, moments)]
+
+
 def _edges(frames: NDArray[np.float32]) -> float:
     """Root mean square difference of neighbouring pixels of `(T, H, W, 3)`; a mean would not notice a blurred step."""
     across, down = np.diff(frames, axis=2), np.diff(frames, axis=1)
@@ -232,7 +247,13 @@ def _frames_at(world: World, moments: Sequence[float]) -> list[range]:
 
 
 def evaluate(
-    world: World, cases: Sequence[Case], moments: Sequence[float], *, batch: int = 8, seed: int = 0
+    world: World,
+    cases: Sequence[Case],
+    moments: Sequence[float],
+    *,
+    batch: int = 8,
+    seed: int = 0,
+    reference: World | None = None,
 ) -> list[Score]:
     """Score a world, its VAE and the frozen first picture on the same cases.
 
@@ -242,24 +263,36 @@ def evaluate(
         moments: seconds after the start.
         batch: cases rolled out together.
         seed: of the noise.
+        reference: a world whose rollouts of the same noise the world's are compared with.
 
     Returns:
-        One score each for the world, the VAE's reconstruction and the frozen picture.
+        One score each for the world, the world beside the reference where there is one, the VAE's reconstruction and
+        the frozen picture.
     """
-    labels = (f"world ({world.config.memory.policy})", "vae", "frozen")
-    rows: dict[str, list[list[list[float]]]] = {label: [] for label in labels}
+    name = _name(world)
+    beside: tuple[str, ...] = () if reference is None else (f"{name} beside {_name(reference)}",)
+    rows: dict[str, list[list[list[float]]]] = {label: [] for label in (name, *beside, "vae", "frozen")}
     for group in tqdm(list(_batches(cases, batch)), desc=f"evaluate {world.config.memory.policy}"):
         frozen = np.stack([np.repeat(case.frames[:1], len(case.frames), axis=0) for case in group])
-        films = (roll_out(world, group, seed), reconstruct(world, group), frozen)
-        for scores, film in zip(rows.values(), films, strict=True):
-            scores += [
+        shown = roll_out(world, group, seed)
+        for label, film in ((name, shown), ("vae", reconstruct(world, group)), ("frozen", frozen)):
+            rows[label] += [
                 [
-                    *(score_case(case, shown, world, moments, walk=walk) for walk in (False, True)),
-                    *look_of_case(case, shown, world, moments),
+                    *(score_case(case, frames, world, moments, walk=walk) for walk in (False, True)),
+                    *look_of_case(case, frames, world, moments),
                 ]
-                for case, shown in zip(group, film, strict=True)
+                for case, frames in zip(group, film, strict=True)
             ]
+        if reference is not None:
+            for case, frames, other in zip(group, shown, roll_out(reference, group, seed), strict=True):
+                look = look_of_case(dataclasses.replace(case, frames=other), frames, world, moments)
+                rows[beside[0]].append([*[likeness(frames, other, world, moments)] * 2, *look])
     return [_mean_score(label, moments, np.array(scores)) for label, scores in rows.items()]
+
+
+def _name(world: World) -> str:
+    memory = world.config.memory
+    return f"world ({memory.policy}{', fp8' if memory.storage == 'fp8' else ''})"
 
 
 def _mean_score(label: str, moments: Sequence[float], values: NDArray[np.float64]) -> Score:
@@ -309,8 +342,10 @@ def evaluate_world(config: EvalConfig, data: Path, weights: Path | None, out: Pa
     for kind, make in (("forward", forward_case), ("out and back", out_and_back_case)):
         cases = [make(clip, frames) for clip in clips]
         for number, policy in enumerate(config.policies):
-            scores = evaluate(with_memory(world, policy), cases, config.moments, batch=config.batch, seed=config.seed)
-            for score in scores if number == 0 else scores[:1]:
+            judged = with_memory(world, policy, config.storage)
+            reference = with_memory(world, policy, "float") if config.storage == "fp8" else None
+            scores = evaluate(judged, cases, config.moments, batch=config.batch, seed=config.seed, reference=reference)
+            for score in scores if number == 0 else scores[:-2]:
                 lines.append(f"| {kind} | {score.label} | {_row(score)} | {min(score.cases)} |")
                 results.append({"path": kind, **dataclasses.asdict(score)})
         if out is not None:
@@ -325,7 +360,8 @@ def evaluate_world(config: EvalConfig, data: Path, weights: Path | None, out: Pa
     lines += [
         "",
         "dB over pixels that the start picture had shown (in brackets: that any earlier frame had shown); then "
-        "sharpness and contrast as shares of the truth's.",
+        "sharpness and contrast as shares of the truth's. Beside another rollout of the same noise: dB over all "
+        "pixels, shares of the other's.",
     ]
     return "\n".join(lines)
 

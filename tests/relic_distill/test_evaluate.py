@@ -16,8 +16,11 @@ from relic.vae.tiny_vae import TinyVae
 from relic.world import World
 from relic_data.clips import Clip, ClipDataset
 from relic_distill.evaluate import (
+    PSNR_CAP,
+    EvalConfig,
     evaluate,
     forward_case,
+    likeness,
     look_of_case,
     out_and_back_case,
     reconstruct,
@@ -117,6 +120,23 @@ def test_scores_say_what_was_shown(clip: Clip) -> None:
     assert frozen.psnr[1] != frozen.psnr_walk[1]
     rebuilt = reconstruct(world, [case])[0]
     assert rebuilt.shape == case.frames.shape
+
+
+def test_a_world_is_compared_with_another_ones_rollout_of_the_same_noise(clip: Clip) -> None:
+    world, other, case = World.tiny(seed=1), World.tiny(seed=2), forward_case(clip, 17)
+    narrow = with_memory(world, "compressed", "fp8")
+    scores = {score.label: score for score in evaluate(narrow, [case], (0.5, 1.0), reference=other)}
+    beside = "world (compressed, fp8) beside world (compressed)"
+    assert list(scores) == ["world (compressed, fp8)", beside, "vae", "frozen"]
+    films = [roll_out(one, [case], 0)[0] for one in (narrow, other, world)]
+    ends = [film[13:].astype(float) for film in films]
+    expected = 10 * np.log10(255**2 / ((ends[0] - ends[1]) ** 2).mean())
+    assert expected < PSNR_CAP
+    assert scores[beside].psnr[1] == scores[beside].psnr_walk[1] == pytest.approx(expected)
+    assert likeness(films[0], films[2], world, (0.5,)) == [PSNR_CAP], "nothing has left the window of two latent frames"
+    assert (ends[0] != ends[2]).any()
+    with pytest.raises(ValueError, match="storage 'int4' is not one of"):
+        EvalConfig(storage="int4")  # type: ignore[arg-type]
 
 
 def test_memory_policy_is_swapped_and_weights_are_shared() -> None:

@@ -15,6 +15,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="length of the rollouts")
     parser.add_argument("--moments", type=float, nargs="+", default=[1.0, 2.0, 5.0], help="when to score, seconds")
     parser.add_argument("--memory", nargs="+", default=["compressed", "window"], help="memory policies to compare")
+    parser.add_argument(
+        "--storage",
+        choices=("float", "fp8"),
+        help="how memory beyond the window is kept, the world's own way when left out; fp8 is also compared with float",
+    )
     parser.add_argument("--steps", type=int, help="denoising steps; the world's own number when left out")
     parser.add_argument("--batch", type=int, default=8, help="clips rolled out together")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
@@ -36,6 +41,7 @@ def run(options: argparse.Namespace) -> int:
         seconds=options.seconds,
         moments=tuple(options.moments),
         policies=tuple(options.memory),
+        storage=options.storage,
         steps=options.steps,
         batch=options.batch,
         seed=options.seed,
