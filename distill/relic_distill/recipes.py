@@ -136,8 +136,11 @@ def mini_dmd_two_steps(minutes: float) -> DmdTrainConfig:
         world=dataclasses.replace(mini(), sampler=dataclasses.replace(STUDENT_SAMPLER, steps=2)),
         score="causal",
         score_noise=NoiseConfig(shift=2.0, context_max=0.0),
-        lr_muon=1.5e-3,
-        lr_adamw=3e-4,
+        guidance=1.0,
+        critic_updates=3,
+        critic_lr=2.0,
+        lr_muon=7e-4,
+        lr_adamw=1.4e-4,
         ema_decay=0.97,
     )
 

@@ -15,6 +15,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from relic.checkpoint import read_metadata
+from relic.config import RelicConfig, from_json
 from relic_distill.bidirectional import noised_video
 from relic_distill.causal_loss import ClipBatch, NoiseConfig, draw_sigmas
 from relic_distill.dmd import generator_gradient, score_difference
@@ -60,6 +62,11 @@ class DmdTrainConfig(WorldTrainConfig):
             raise ValueError(f"score {self.score!r} is not one of {typing.get_args(ScoreKind)}")
         if self.critic_updates < 1 or self.critic_lr <= 0:
             raise ValueError(f"critic_updates {self.critic_updates} and critic_lr {self.critic_lr} must be positive")
+
+
+def memory_age_of(student: Path) -> int:
+    """How old memory gets in the world of exported weights, in latent frames; 0 for a network without memory."""
+    return 0 if is_bidirectional(student) else from_json(RelicConfig, read_metadata(student)["config"]).memory.max_age
 
 
 def score_of(config: DmdTrainConfig, teacher: Path) -> Score:
@@ -112,6 +119,7 @@ class DmdStage(WorldStage):
         self.score = score_of(config, teacher)
         super().__init__(config, given, new_network(config, student), views=config.score == "video")
         self.dmd = config
+        self.known_age = memory_age_of(student)
         self.teacher, self.critic = new_network(config, teacher), new_network(config, teacher)
         self.teacher.requires_grad_(False)
         critic_config = replace(

@@ -137,6 +137,9 @@ class WorldStage(ABC):
         model: the network to train.
         views: whether batches of a world with a guide bring known views, whose pictures and depth cost time.
 
+    Attributes:
+        known_age: ages of memory, in latent frames, that the network knew before this training.
+
     Raises:
         ValueError: when the data was encoded by another auto-encoder or is too short, or a depth network is missing.
     """
@@ -175,6 +178,7 @@ class WorldStage(ABC):
             self.train_clips.require(phase.frames)
         self.validation_clips.require(config.sample_frames)
         self._longest = 0
+        self.known_age = 0
         self.modules: Mapping[str, nn.Module] = {"model": model}
         helpers = {"vae": self.vae, "depth": given.depth}
         self.frozen: Mapping[str, nn.Module] = {name: one for name, one in helpers.items() if one is not None}
@@ -258,7 +262,7 @@ class WorldStage(ABC):
     def export(self, path: Path) -> None:
         """The averaged weights with the world's configuration; memory looks no older than training has been long."""
         world = self.config.world
-        age = min(world.memory.max_age, max(1, self._longest - 1))
+        age = min(world.memory.max_age, max(1, self.known_age, self._longest - 1))
         world = dataclasses.replace(world, memory=dataclasses.replace(world.memory, max_age=age))
         save_checkpoint(path, self.averages["model"].state_dict(), to_json(world), {"vae": self.vae_digest})
 

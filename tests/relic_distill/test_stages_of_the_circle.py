@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from relic.checkpoint import load_checkpoint, save_checkpoint
+from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint
 from relic.config import SamplerConfig
 from relic.flow_matching import add_noise, sampling_sigmas
 from relic.weights import default_weights_dir
@@ -196,6 +196,18 @@ def test_a_teacher_of_the_other_kind_is_refused_before_anything_is_loaded(
     assert isinstance(score_of(by_blocks, causal), CausalScore)
     assert score_of(video, teacher) == VideoScore(trained_frames=4)
     assert isinstance(score_of(by_blocks, default_weights_dir() / "mini-world.safetensors"), CausalScore)
+
+
+def test_a_student_keeps_the_ages_of_memory_that_it_knew(encoded: Path, causal: Path, tmp_path: Path) -> None:
+    state, values = load_checkpoint(causal)
+    for known, kept in ((5, 5), (1, 3)):
+        values["memory"]["max_age"] = known
+        save_checkpoint(tmp_path / "student.safetensors", state, values, {"vae": read_metadata(causal)["vae"]})
+        config = DmdTrainConfig(**{**settings(tiny_causal(6)), "score": "causal"})  # type: ignore[arg-type]
+        stage = DmdStage(config, ingredients(encoded), tmp_path / "student.safetensors", causal)
+        assert stage.draw(0).latents.shape[2] == 4
+        stage.export(tmp_path / "distilled.safetensors")
+        assert load_checkpoint(tmp_path / "distilled.safetensors")[1]["memory"]["max_age"] == kept
 
 
 def test_a_critic_that_is_the_teacher_moves_nothing(encoded: Path, teacher: Path) -> None:
