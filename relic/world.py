@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -172,7 +171,7 @@ def read_world_config(folder: Path) -> RelicConfig:
         ValueError: when one is damaged.
     """
     path = folder / read_manifest(folder, verify=False).world
-    return from_json(RelicConfig, json.loads(read_metadata(path)["config"]), str(path))
+    return from_json(RelicConfig, read_metadata(path)["config"], str(path))
 
 
 class HashEncoder:
