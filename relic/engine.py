@@ -1,6 +1,7 @@
 """One live session in a world: start from a picture, step with actions, look back with snapshots.
 
-Out of scope: display, input devices, pacing, video files, more than one thread.
+Out of scope: display, input devices, pacing, video files. Calls come from one thread; where the auto-encoder has a
+device of its own, blocks are decoded in a second one (`begin_step`).
 
 Axes: T pixel frames of a block, H rows, W columns.
 """
@@ -8,7 +9,9 @@ Axes: T pixel frames of a block, H rows, W columns.
 from __future__ import annotations
 
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -24,13 +27,12 @@ from relic.actions import (
     validate_actions,
 )
 from relic.camera import CameraPath, CameraPose, continue_path
-from relic.memory.backends import make_memory
 from relic.memory.entries import MemorySnapshot
-from relic.model.conditioning import camera_conditioning
-from relic.model.transformer import TextKV
+from relic.model.conditioning import CameraConditioning, camera_conditioning
 from relic.pictures import fit_picture, frames_to_tensor, tensor_to_frames
-from relic.rollout import BlockDraw, commit_block, draw_block
+from relic.rollout import BlockDraw
 from relic.screen import Screen, ScreenState
+from relic.stream import Stream
 from relic.world import World
 
 Frames = NDArray[np.uint8]
@@ -60,7 +62,7 @@ class EngineStats:
 
     Attributes:
         memory_tokens: tokens each block attends to.
-        memory_bytes: bytes of stored keys and values.
+        memory_bytes: bytes of stored keys and values, in this process.
         view_bytes: bytes of remembered views.
         blocks: blocks generated since the start.
         seconds_of_history: seconds of video remembered.
@@ -92,13 +94,14 @@ class WorldEngine:
         self.world = world
         config = world.config
         self.frames_per_block = config.sampler.block_frames * config.model.frames_per_latent
-        self._memory = make_memory(config.memory, config.model)
+        self._stream: Stream = world.stream()
         self._screen: Screen | None = None
+        self._decoder = ThreadPoolExecutor(1, thread_name_prefix="relic-decode") if world.decodes_ahead else None
+        self._decoding: Future[Frames] | None = None
         self._pose = CameraPose.identity()
         self._blocks = 0
         self._seed = 0
         self._prompt = ""
-        self._text: TextKV = []
 
     @torch.inference_mode()
     def start(self, image: Frames | Image.Image, prompt: str = "", seed: int = 0) -> Frames:
@@ -121,18 +124,17 @@ class WorldEngine:
         picture = fit_picture(image, config.height, config.width)
         text = self._encode_prompt(prompt)
         device = self.world.device
-        latent = self.world.vae.encode(frames_to_tensor(picture[None])[None]).to(device)
+        latent = self.world.vae.encode(frames_to_tensor(picture[None])[None].to(self.world.vae_device)).to(device)
         still, home = static_actions(1), CameraPath.identity()
-        camera = camera_conditioning(still, home, config.model.frames_per_latent).to(device)
-        memory = make_memory(config.memory, config.model)
-        commit_block(self.world.model, memory, self.world.model.encode_control(camera), text, latent)
+        camera = camera_conditioning(still, home, config.model.frames_per_latent)
+        stream = self.world.stream()
+        stream.start(latent, camera.to(device), text)
         screen = self.world.screen()
-        pixels = screen.show(latent, camera)
-        self._memory, self._screen, self._prompt, self._text = memory, screen, prompt, text
+        frames = self._decoded(screen, latent, camera)
+        self._stream, self._screen, self._prompt = stream, screen, prompt
         self._pose, self._blocks, self._seed = CameraPose.identity(), 0, seed
-        return tensor_to_frames(pixels)[0]
+        return frames
 
-    @torch.inference_mode()
     def step(self, actions: NDArray[np.floating]) -> StepResult:
         """Generate the next block.
 
@@ -143,45 +145,88 @@ class WorldEngine:
             RuntimeError: before `start`.
             ValueError: for actions of another shape, NaN or negative magnitudes.
         """
+        return self.begin_step(actions).result()
+
+    @torch.inference_mode()
+    def begin_step(self, actions: NDArray[np.floating]) -> Future[StepResult]:
+        """Draw the next block; where `World.decodes_ahead`, return before it is decoded.
+
+        So the next block may be begun while this one is decoded: two stages on two devices. A third waits for the
+        first. Arguments and errors are those of `step`.
+
+        Returns:
+            The block, once its pictures are there.
+        """
         if self._screen is None:
             raise RuntimeError("the session has no picture yet: call start() before step()")
-        began = time.perf_counter()
+        began, index, screen = time.perf_counter(), self._blocks, self._screen
         rows = self._block_actions(actions)
-        config, model = self.world.config, self.world.model
         path = continue_path(self._pose, rows)
-        camera = camera_conditioning(rows, path, config.model.frames_per_latent).to(self.world.device)
-        generator = torch.Generator().manual_seed(_block_seed(self._seed, self._blocks, 0))
-        size = (1, config.model.in_channels, config.sampler.block_frames)
-        noise = torch.randn(*size, config.model.latent_height, config.model.latent_width, generator=generator)
-        draw = BlockDraw(
-            camera=camera,
-            guide=self._screen.guide(camera),
-            noise=noise.to(self.world.device),
-            seed=_block_seed(self._seed, self._blocks, 1),
-        )
-        shown: list[Tensor] = []
-        screen = self._screen
-        draw_block(
-            model,
-            self._memory,
-            draw,
-            self._text,
-            config.sampler,
-            lambda latents: shown.append(screen.show(latents, camera)),
+        camera = camera_conditioning(rows, path, self.world.config.model.frames_per_latent)
+        decoding: list[Future[Frames]] = []
+        self._stream.draw(
+            self._block_draw(screen, camera), lambda latents: decoding.append(self._decode(screen, latents, camera))
         )
         self._pose = path[len(path) - 1]
         self._blocks += 1
-        return StepResult(
-            frames=tensor_to_frames(shown[0])[0],
-            poses=path,
-            block_index=self._blocks - 1,
-            seconds=time.perf_counter() - began,
+        result: Future[StepResult] = Future()
+        result.set_running_or_notify_cancel()
+
+        def finish(decoded: Future[Frames]) -> None:
+            failure = decoded.exception()
+            if failure is not None:
+                result.set_exception(failure)
+                return
+            seconds = time.perf_counter() - began
+            result.set_result(StepResult(frames=decoded.result(), poses=path, block_index=index, seconds=seconds))
+
+        decoding[0].add_done_callback(finish)
+        return result
+
+    def _block_draw(self, screen: Screen, camera: CameraConditioning) -> BlockDraw:
+        config, device = self.world.config, self.world.device
+        generator = torch.Generator().manual_seed(_block_seed(self._seed, self._blocks, 0))
+        size = (1, config.model.in_channels, config.sampler.block_frames)
+        noise = torch.randn(*size, config.model.latent_height, config.model.latent_width, generator=generator)
+        guide = screen.guide(camera.to(self.world.vae_device))
+        return BlockDraw(
+            camera=camera.to(device),
+            guide=None if guide is None else guide.to(device),
+            noise=noise.to(device),
+            seed=_block_seed(self._seed, self._blocks, 1),
         )
+
+    def _decode(self, screen: Screen, latents: Tensor, camera: CameraConditioning) -> Future[Frames]:
+        """Pictures of a block, in the second thread if there is one; never more than one block waits there."""
+        job = partial(self._decoded, screen, latents, camera)
+        if self._decoder is None:
+            done: Future[Frames] = Future()
+            done.set_result(job())
+            return done
+        self._settle()
+        self._decoding = self._decoder.submit(job)
+        return self._decoding
+
+    @torch.inference_mode()
+    def _decoded(self, screen: Screen, latents: Tensor, camera: CameraConditioning) -> Frames:
+        device = self.world.vae_device
+        return tensor_to_frames(screen.show(latents.to(device), camera.to(device)))[0]
+
+    def _settle(self) -> None:
+        """Wait for the block that is being decoded.
+
+        Raises:
+            Exception: what its decoding raised.
+        """
+        decoding, self._decoding = self._decoding, None
+        if decoding is not None:
+            decoding.result()
 
     @torch.inference_mode()
     def set_prompt(self, prompt: str) -> None:
         """Change the prompt from the next block on."""
-        self._text = self._encode_prompt(prompt)
+        if self._screen is not None:
+            self._stream.set_text(self._encode_prompt(prompt))
         self._prompt = prompt
 
     def snapshot(self) -> Snapshot:
@@ -192,8 +237,9 @@ class WorldEngine:
         """
         if self._screen is None:
             raise RuntimeError("the session has no picture yet: call start() before snapshot()")
+        self._settle()
         return Snapshot(
-            memory=self._memory.snapshot(),
+            memory=self._stream.snapshot(),
             screen=self._screen.state,
             pose=self._pose,
             blocks=self._blocks,
@@ -203,7 +249,8 @@ class WorldEngine:
 
     def restore(self, snapshot: Snapshot) -> None:
         """Go back; the same actions from here give the same frames as before."""
-        self._memory.restore(snapshot.memory)
+        self._settle()
+        self._stream.restore(snapshot.memory)
         self._screen = self.world.screen()
         self._screen.state = snapshot.screen
         self._pose = snapshot.pose
@@ -213,17 +260,17 @@ class WorldEngine:
     def stats(self) -> EngineStats:
         """Size of the session's memory."""
         config = self.world.config
-        frames = len(self._memory.entries)
+        memory = self._stream.memory
         return EngineStats(
-            memory_tokens=self._memory.num_tokens,
-            memory_bytes=self._memory.nbytes,
+            memory_tokens=memory.num_tokens,
+            memory_bytes=memory.nbytes,
             view_bytes=0 if self._screen is None else self._screen.nbytes,
             blocks=self._blocks,
-            seconds_of_history=frames * config.model.frames_per_latent / config.fps,
+            seconds_of_history=len(memory.entries) * config.model.frames_per_latent / config.fps,
         )
 
-    def _encode_prompt(self, prompt: str) -> TextKV:
-        return self.world.model.encode_text(self.world.text_encoder.encode([prompt]).to(self.world.device))
+    def _encode_prompt(self, prompt: str) -> Tensor:
+        return self.world.text_encoder.encode([prompt]).to(self.world.device)
 
     def _block_actions(self, actions: NDArray[np.floating]) -> NDArray[np.float64]:
         rows = np.asarray(actions)

@@ -20,14 +20,20 @@ def has_idle_core() -> bool:
 
 @contextmanager
 def alongside(job: Callable[[], object]) -> Iterator[None]:
-    """Run `job` while the body of the `with` runs, or after it where no core is idle; done when the `with` ends.
+    """Run `job` while the body of the `with` runs, or before it where no core is idle; done when the `with` ends.
 
     The two must not depend on each other; results are the same bits either way. The job runs under the caller's
     gradient and precision modes, and its exception is raised at the end of the body, unless the body raises its own.
     """
     if torch.get_default_device().type != "cpu" or not has_idle_core():
+        failure: Exception | None = None
+        try:
+            job()
+        except Exception as error:
+            failure = error
         yield
-        job()
+        if failure is not None:
+            raise failure
         return
     inference, gradients = torch.is_inference_mode_enabled(), torch.is_grad_enabled()
     mixed, precision = torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")

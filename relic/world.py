@@ -12,13 +12,15 @@ import torch
 from torch import Tensor
 
 from relic.camera import Intrinsics
-from relic.checkpoint import load_checkpoint, save_checkpoint
+from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint
 from relic.config import MemoryConfig, ModelConfig, RelicConfig, from_json, mini, to_json
 from relic.model.transformer import RelicTransformer
+from relic.parallel.leading import Leader
 from relic.reprojection.config import DepthConfig, ReprojectionConfig
 from relic.reprojection.depth import DepthNet
 from relic.reprojection.guide import Reprojector
 from relic.screen import Screen
+from relic.stream import Stream
 from relic.text import MiniLMEncoder, TextEncoder
 from relic.vae.config import VaeConfig
 from relic.vae.protocol import VideoEncoder, VideoVae
@@ -37,6 +39,7 @@ class World:
         reprojector: guides new blocks by earlier views; None for a world without.
         text_encoder: prompts to tokens.
         intrinsics: the camera all poses are meant for.
+        leader: tells the other ranks what to compute, where several share the network; None for one process.
     """
 
     def __init__(
@@ -54,11 +57,22 @@ class World:
         self.intrinsics = world_intrinsics(config)
         self.depth = depth
         self.reprojector = make_reprojector(config, self.vae, depth)
+        self.leader: Leader | None = None
 
     @property
     def device(self) -> torch.device:
         """Where the network computes; the auto-encoder may have a device of its own."""
         return self.model.proj_out.weight.device
+
+    @property
+    def vae_device(self) -> torch.device:
+        """Where pictures are encoded, decoded and warped."""
+        return next(iter(self.vae.parameters())).device
+
+    @property
+    def decodes_ahead(self) -> bool:
+        """Whether a block may be decoded while the next is drawn: on a device of its own, and where it guides none."""
+        return self.reprojector is None and self.vae_device != self.device
 
     @classmethod
     def load(cls, folder: Path | None = None, *, verify: bool = True) -> World:
@@ -105,7 +119,16 @@ class World:
 
     def with_config(self, config: RelicConfig) -> World:
         """The same networks under another memory or sampler."""
-        return World(config, self.model, self.vae, self.text_encoder, self.depth)
+        world = World(config, self.model, self.vae, self.text_encoder, self.depth)
+        world.leader = self.leader
+        return world
+
+    def stream(self) -> Stream:
+        """A fresh way through the network, on every rank where several share it."""
+        memory, sampler = self.config.memory, self.config.sampler
+        if self.leader is None:
+            return Stream(self.model, memory, sampler)
+        return self.leader.stream(self.model, memory, sampler)
 
     def screen(self, batch: int = 1) -> Screen:
         """A fresh way to the pixels for `batch` streams; views are forgotten when the memory's policy is `window`."""
@@ -138,6 +161,17 @@ class World:
                     torch.nn.init.normal_(layer.weight, std=0.1)
                 depth = DepthNet(config.reprojection.depth)
             return cls(config, model, TinyVae(config.tiny_vae), HashEncoder(config.model.text_tokens), depth)
+
+
+def read_world_config(folder: Path) -> RelicConfig:
+    """The configuration of a weights folder's world; no tensor is read.
+
+    Raises:
+        FileNotFoundError: when a file is missing.
+        ValueError: when one is damaged.
+    """
+    path = folder / read_manifest(folder, verify=False).world
+    return from_json(RelicConfig, read_metadata(path)["config"], str(path))
 
 
 class HashEncoder:

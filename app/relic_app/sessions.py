@@ -21,7 +21,7 @@ from relic_app.worker import Worker
 
 if TYPE_CHECKING:
     from relic.camera import CameraPath
-    from relic.engine import EngineStats, WorldEngine
+    from relic.engine import EngineStats, StepResult, WorldEngine
     from relic.world import World
 
 UInt8Array = NDArray[np.uint8]
@@ -216,19 +216,14 @@ class Session:
             SessionClosedError: the session was closed meanwhile.
         """
 
-        def work() -> Block:
+        def work() -> tuple[Future[StepResult], int, EngineStats]:
             engine = self._running_engine()
             sample = controls.sample(engine.frames_per_block, time.monotonic())
-            result = engine.step(sample.actions)
-            return Block(
-                frames=result.frames,
-                poses=result.poses,
-                index=result.block_index + 1,
-                seq=sample.seq,
-                stats=engine.stats(),
-            )
+            return engine.begin_step(sample.actions), sample.seq, engine.stats()
 
-        return await self._do(work)
+        decoding, seq, stats = await self._do(work)
+        result = await asyncio.wrap_future(decoding)
+        return Block(frames=result.frames, poses=result.poses, index=result.block_index + 1, seq=seq, stats=stats)
 
     async def set_prompt(self, text: str) -> None:
         """Change the prompt from the next block on.

@@ -75,6 +75,21 @@ class WorldSource:
             dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
         )
 
+    def num_heads(self) -> int:
+        """Attention heads of the world's network, read without loading it.
+
+        Raises:
+            ValueError: no configuration of such a network.
+            FileNotFoundError: a file is missing.
+        """
+        from relic.world import read_world_config
+
+        if self.wan is None:
+            return read_world_config(self.weights).model.num_heads
+        from relic.wan_world import read_wan_config
+
+        return read_wan_config(self.wan).model.num_heads
+
     def gallery(self) -> Gallery:
         """The weights folder's start pictures; a Wan world does without where there are none.
 

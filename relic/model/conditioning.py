@@ -143,13 +143,14 @@ class PoseEncoder(nn.Module):
         self.proj_hidden = nn.Linear(config.dim, config.dim)
         self.proj_out = nn.ModuleList([nn.Linear(config.dim, config.dim) for _ in range(config.num_layers)])
 
-    def forward(self, rotations_w2c: Tensor, positions: Tensor, tokens: slice = slice(None)) -> list[Tensor]:
+    def forward(self, rotations_w2c: Tensor, positions: Tensor, tokens: slice | None = None) -> list[Tensor]:
         """`(B, F, P, 3, 3)`, `(B, F, P, 3)` -> one `(B, F, 1 or L, M)` for each layer; of `tokens` only, if given."""
         with full_precision():
             if self.encoding == "frame":
                 features = self._frame_features(rotations_w2c, positions / self.scale_m)
             else:
-                features = self._ray_features(rotations_w2c, positions / self.scale_m, self.rays[tokens])
+                rays = self.rays if tokens is None else self.rays[tokens]
+                features = self._ray_features(rotations_w2c, positions / self.scale_m, rays)
             inputs = features.to(self.proj_in.weight.dtype)
         hidden = nn.functional.silu(self.proj_in(inputs))
         hidden = nn.functional.silu(self.proj_hidden(hidden))

@@ -187,7 +187,7 @@ class RelicTransformer(nn.Module):
         """
         if guide is not None and not self.config.guide_channels:
             raise ValueError("a guide for a network that takes none: its guide_channels are 0")
-        tokens = slice(None) if self.parallel is None else self.parallel.own_tokens
+        tokens = None if self.parallel is None else self.parallel.own_tokens
         return Control(
             actions=self.action_encoder(camera.actions),
             poses=self.pose_encoder(camera.rotations_w2c, camera.positions, tokens),

@@ -9,10 +9,11 @@ latent 0 holds frame 0, latent i >= 1 frames 4i-3 .. 4i, and neither way looks a
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Protocol, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR
 
@@ -117,6 +118,10 @@ class VideoVae(VideoEncoder, VideoDecoder, Protocol):
 
     def requires_grad_(self, requires_grad: bool = True) -> Self:
         """Set whether parameters gather gradients."""
+        ...
+
+    def parameters(self) -> Iterator[nn.Parameter]:
+        """All weights."""
         ...
 
 

@@ -70,7 +70,9 @@ def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
 
 class _Factories(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        return run(func, args, dict(kwargs or {}))
+        with self:
+            parts = func.decompose(*args, **(kwargs or {}))  # inference mode shows composite operations whole
+        return run(func, args, dict(kwargs or {})) if parts is NotImplemented else parts
 
 
 class _Lists(TorchFunctionMode):

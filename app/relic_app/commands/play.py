@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relic_app.ranks import Ranks, joined_ranks, local_ranks
 from relic_app.world_options import WorldSource, add_world_arguments, world_source
 
 if TYPE_CHECKING:
@@ -47,16 +48,25 @@ def run(options: argparse.Namespace) -> int:
     os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
     os.environ.setdefault("HF_HUB_OFFLINE", "1")
 
+    source = world_source(options)
+    with joined_ranks(source) as ranks:
+        if ranks.rank > 0:
+            ranks.follow(load_world(source, options.threads or default_threads(), lambda _message, _fraction: None))
+        else:
+            _serve_world(options, source, ranks)
+    return 0
+
+
+def _serve_world(options: argparse.Namespace, source: WorldSource, ranks: Ranks) -> None:
     from relic_app.server import bind
 
-    source = world_source(options)
     listener = bind(options.host, options.port)
     host, port = listener.getsockname()[:2]
     url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
     with tempfile.TemporaryDirectory(prefix="relic-recordings-") as recordings:
         app = build_app(
-            load=lambda report: load_world(source, options.threads or default_threads(), report),
+            load=lambda report: ranks.share(load_world(source, options.threads or default_threads(), report)),
             gallery=source.gallery(),
             sessions=options.sessions,
             recordings=Path(recordings),
@@ -67,12 +77,11 @@ def run(options: argparse.Namespace) -> int:
 
             webbrowser.open(url)
         _serve(app, listener)
-    return 0
 
 
 def default_threads() -> int:
-    """All cores but one, which draws the page; at least one."""
-    return max(1, (os.cpu_count() or 1) - 1)
+    """All cores but one, which draws the page, shared out over the ranks of this machine; at least one."""
+    return max(1, ((os.cpu_count() or 1) - 1) // local_ranks())
 
 
 def load_world(source: WorldSource, threads: int, report: Callable[[str, float], None]) -> World:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import argparse
 import math
 import os
+from concurrent.futures import Future
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relic_app.ranks import joined_ranks
 from relic_app.world_options import add_world_arguments, world_source
 
 if TYPE_CHECKING:
@@ -16,6 +18,7 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from relic.camera import CameraPath
+    from relic.engine import StepResult
     from relic.world import World
 
 MAX_SECONDS = 600.0
@@ -64,8 +67,12 @@ def run(options: argparse.Namespace) -> int:
     source = world_source(options)
     fps = mini().fps
     actions = fit_actions(load_actions(options.actions, speeds, fps), options.seconds, fps)
-    world = source.load()
-    frames, poses = roll_out(world, picture, options.prompt, actions, options.seed)
+    with joined_ranks(source) as ranks:
+        if ranks.rank > 0:
+            ranks.follow(source.load())
+            return 0
+        world = ranks.share(source.load())
+        frames, poses = roll_out(world, picture, options.prompt, actions, options.seed)
     written = write_rollout(options.out, frames, poses, world)
     print("wrote " + ", ".join(str(path) for path in written))
     return 0
@@ -152,13 +159,15 @@ def roll_out(
     engine = WorldEngine(world)
     size = engine.frames_per_block
     rows = np.concatenate([actions, static_actions(-len(actions) % size)])
-    frames, paths = [engine.start(picture, prompt, seed)], [CameraPath.identity()]
+    start = engine.start(picture, prompt, seed)
+    blocks: list[Future[StepResult]] = []
     with tqdm(total=len(actions), unit="frame", desc="rollout", dynamic_ncols=True) as progress:
         for first in range(0, len(rows), size):
-            result = engine.step(rows[first : first + size])
-            frames.append(result.frames)
-            paths.append(result.poses)
+            blocks.append(engine.begin_step(rows[first : first + size]))
             progress.update(min(size, len(actions) - first))
+    results = [block.result() for block in blocks]
+    frames = [start, *(result.frames for result in results)]
+    paths = [CameraPath.identity(), *(result.poses for result in results)]
     length = len(actions) + 1
     return np.concatenate(frames)[:length], CameraPath.concatenate(paths)[:length]
 
