@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from relic_kernels.dispatch import Implementation, force
-from relic_kernels.memory_attention import Part, memory_attention
+from relic_kernels.memory_attention import Part, Turns, memory_attention
 from relic_kernels.memory_attention import reference as attention_reference
 from relic_kernels.memory_commit import memory_commit
 from relic_kernels.memory_commit import reference as commit_reference
@@ -121,7 +121,7 @@ def _rows(draw: Draw, head_width: int) -> Iterator[Check]:
 def _attention(draw: Draw, head_width: int) -> Iterator[Check]:
     block, pooled, window = (
         Part(k=draw(1, tokens, _HEADS, head_width), v=draw(1, tokens, _HEADS, head_width),
-             turns=_turns(draw, tokens, head_width))
+             turns=Turns.at(20 * draw(tokens, 3).float(), draw(head_width // 2).float()))
         for tokens in (_BLOCK, _POOLED, _WINDOW)
     )  # fmt: skip
     k_q, v_q, k_scale, v_scale = memory_commit(pooled.k, pooled.v, (1, _POOLED), 1)
@@ -148,7 +148,8 @@ def _attention(draw: Draw, head_width: int) -> Iterator[Check]:
 
 def _exact_attention(q: Tensor, own: Part, *memory: Part) -> Tensor:
     def wide(part: Part) -> list[Tensor]:
-        return [tensor if tensor.dtype == torch.float8_e4m3fn else tensor.double() for tensor in part.tensors]
+        kept = (torch.float8_e4m3fn, torch.int32)
+        return [tensor if tensor.dtype in kept else tensor.double() for tensor in part.tensors]
 
     return attention_reference.memory_attention(q, wide(own), [wide(part) for part in memory], q.shape[-1] ** -0.5)
 

@@ -11,6 +11,8 @@ from typing import Literal
 
 import torch
 
+from relic_kernels.dispatch import blocks_of
+
 Target = Literal["sm_80", "sm_89", "sm_90", "sm_100", "sm_120", "gfx942"]
 AttentionKernel = Literal["forward", "query_gradient", "own_gradient"]
 
@@ -90,6 +92,31 @@ def attention_tile(kernel: AttentionKernel, target: Target | None, head_width: i
 def row_warps(block: int) -> int:
     """Warps of a program that holds a row of `block` numbers in registers."""
     return 4 if block <= 1024 else 8 if block <= 4096 else 16
+
+
+def heads_together(programs: int, heads: int, side_by_side: int) -> int:
+    """Heads that one launch works on: the fewest whose launches take no more waves than one launch of all.
+
+    A wave that ends within a head reads it again; a launch ends with a head.
+
+    Args:
+        programs: of a head.
+        heads: of all sequences.
+        side_by_side: programs that the GPU runs at a time.
+    """
+    fewest = blocks_of(programs * heads, side_by_side)
+
+    def waves(together: int) -> int:
+        whole, rest = divmod(heads, together)
+        return whole * blocks_of(programs * together, side_by_side) + blocks_of(programs * rest, side_by_side)
+
+    return next(together for together in range(1, heads + 1) if waves(together) <= fewest)
+
+
+@cache
+def multiprocessors_of(device: torch.device) -> int:
+    """How many programs of an attention kernel a device runs at a time; 1 in Triton's interpreter."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 @cache

@@ -31,7 +31,7 @@ SHAPES = {"mini": (320, 64), "wan-1.3b": (1536, 128), "wan-14b": (5120, 128)}
 BYTES_TARGETS = ("sm_80", "gfx942")
 """Targets whose memory is read and written as bytes."""
 DEFAULT_WARPS = 4
-_BF16, _F32 = "*bf16", "*fp32"
+_BF16, _F32, _I32 = "*bf16", "*fp32", "*i32"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,7 +128,7 @@ def _attention(target: Target, head: int, stored: str, kind: str) -> Iterator[La
     dtype = torch.float32 if kind == _F32 else torch.bfloat16
     shape = f"D {head}" if kind == _BF16 else f"D {head}, float32"
     parts = _of(stored, "K0 V0") | _of(stored if kind == _BF16 else kind, "K1 V1") | _of(kind, "K2 V2")
-    parts |= {f"{name}{part}": _F32 for name in ("T", "KS", "VS") for part in range(3)}
+    parts |= {f"{name}{part}": _F32 for name in ("T", "KS", "VS") for part in range(3)} | _of(_I32, "O0 O1 O2")
     scaled = {"SCALED0": True, "SCALED1": True, "SCALED2": False}
     of_queries = _of(kind, "Q GRAD") | _of(_F32, "LSE DELTA")
     cases: tuple[tuple[AttentionKernel, str, Any, dict[str, str], dict[str, Any]], ...] = (
@@ -150,7 +150,7 @@ def _attention(target: Target, head: int, stored: str, kind: str) -> Iterator[La
             "own_gradient",
             "gradient of keys",
             backward.own_gradient_kernel,
-            {**of_queries, **_of(kind, "K V DK DV"), "TURNS": _F32},
+            {**of_queries, **_of(kind, "K V DK DV"), "TABLE": _F32, "OFFSETS": _I32},
             {},
         ),
     )

@@ -3,10 +3,12 @@
 The grids, tiles and chunks are those of `configurations`, which launch the kernels. What is counted:
 
 * least: every tensor read or written once;
-* from memory: programs run in the order of the grid, as many at a time as the GPU's multiprocessors hold (a wave). What
-  several programs of a wave read comes from memory once. A tensor that the wave before read as well stays in the L2
-  cache if all that wave's bytes fit there; otherwise it comes from memory again;
-* requested: every load and store of every program, as if there were no L2 cache.
+* from memory: programs run in the order of the launches and their grids, as many at a time as the GPU's multiprocessors
+  hold (a wave). What several programs of a wave read comes from memory once. A tensor that the wave before read as well
+  stays in the L2 cache if that wave's bytes fit there, without those loaded or stored as the first to leave it (the
+  query rows of attention); otherwise it comes from memory again;
+* requested: every load and store of every program, as if there were no L2 cache. Tables of turns count once a program:
+  the places of the tokens of a tile are at most those of a frame, 14 kB of the L1 cache at D = 128.
 
 Time is the longer of operations over the peak rate and bytes from memory over the bandwidth, both published: no kernel
 takes less.
@@ -20,10 +22,11 @@ from dataclasses import dataclass
 
 import torch
 
-from relic_kernels.configurations import CHUNK, COMMIT_HEADS, Target, attention_tile
+from relic_kernels.configurations import CHUNK, COMMIT_HEADS, Target, attention_tile, heads_together
 from relic_kernels.dispatch import blocks_of
+from relic_kernels.memory_attention.turns import AXES, axis_pairs
 
-_BF16, _E4M3, _FP32 = 2, 1, 4
+_BF16, _E4M3, _FP32, _INT32 = 2, 1, 4, 4
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,6 +62,7 @@ class Shape:
         block_frames: latent frames of the block.
         window_frames: latent frames kept whole.
         pooled_tokens: tokens of the compressed part.
+        pooled_places: different times, rows and columns of those tokens.
         factor: pooling factor a side with which `memory_commit` is counted.
         turn_bytes: bytes of a cosine or sine in the tables of turns: 4, or 2 for float16.
     """
@@ -70,6 +74,7 @@ class Shape:
     block_frames: int
     window_frames: int
     pooled_tokens: int
+    pooled_places: tuple[int, int, int]
     factor: int = 4
     turn_bytes: int = _FP32
 
@@ -98,13 +103,30 @@ class Shape:
             ("own", self.tokens, _BF16, False),
         )
 
+    def turns_of(self, part: str) -> tuple[int, int]:
+        """Bytes of a part's table of turns, and of a token's offsets into it."""
+        places = {
+            "pooled": self.pooled_places,
+            "window": (self.window_frames, *self.grid),
+            "own": (self.block_frames, *self.grid),
+        }[part]
+        rows = sum(count * pairs for count, pairs in zip(places, axis_pairs(self.head_width), strict=True))
+        return rows * 2 * self.turn_bytes, AXES * _INT32
+
 
 @dataclass(frozen=True, slots=True)
 class Program:
-    """What one program of a grid does: bytes of each tensor's stretch that it reads or writes, and operations."""
+    """What one program of a grid does.
+
+    Attributes:
+        touched: bytes of each tensor's stretch that it reads or writes.
+        flops: operations.
+        passing: how many of the first stretches are loaded and stored as the first to leave the L2 cache.
+    """
 
     touched: tuple[tuple[str, float], ...]
     flops: float = 0.0
+    passing: int = 0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -141,15 +163,16 @@ class _Kernel:
     programs: list[Program]
     least_bytes: float
     least_flops: float = 0.0
+    programs_of_launch: int = 0
 
 
 def count(shape: Shape, machine: Machine) -> list[Count]:
     """Every kernel of every operator on one machine."""
-    return [_counted(kernel, machine) for kernel in (*_rows(shape), _commit(shape), *_attention(shape, machine.target))]
+    return [_counted(kernel, machine) for kernel in (*_rows(shape), _commit(shape), *_attention(shape, machine))]
 
 
 def _counted(kernel: _Kernel, machine: Machine) -> Count:
-    moved = memory_bytes(kernel.programs, machine.multiprocessors, machine.l2_bytes)
+    moved = memory_bytes(kernel.programs, machine.multiprocessors, machine.l2_bytes, kernel.programs_of_launch)
     flops = sum(program.flops for program in kernel.programs)
     compute, transfer = flops / machine.flops, moved / machine.bandwidth
     return Count(
@@ -165,18 +188,22 @@ def _counted(kernel: _Kernel, machine: Machine) -> Count:
     )
 
 
-def memory_bytes(programs: list[Program], side_by_side: int, l2_bytes: float) -> float:
-    """Bytes from memory by the rule of this module."""
+def memory_bytes(programs: list[Program], side_by_side: int, l2_bytes: float, of_launch: int = 0) -> float:
+    """Bytes from memory by the rule of this module; `of_launch` programs a launch, 0 for one launch of all."""
     moved = 0.0
     before: dict[str, float] = {}
-    for first in range(0, len(programs), side_by_side):
-        wave: dict[str, float] = {}
-        for program in programs[first : first + side_by_side]:
-            for stretch, size in program.touched:
-                wave[stretch] = max(size, wave.get(stretch, 0.0))
-        kept = before if sum(before.values()) <= l2_bytes else {}
-        moved += sum(size for stretch, size in wave.items() if stretch not in kept)
-        before = wave
+    for launch in range(0, len(programs), of_launch or len(programs)):
+        launched = programs[launch : launch + (of_launch or len(programs))]
+        for first in range(0, len(launched), side_by_side):
+            wave: dict[str, float] = {}
+            held: dict[str, float] = {}
+            for program in launched[first : first + side_by_side]:
+                for index, (stretch, size) in enumerate(program.touched):
+                    wave[stretch] = max(size, wave.get(stretch, 0.0))
+                    if index >= program.passing:
+                        held[stretch] = wave[stretch]
+            moved += sum(size for stretch, size in wave.items() if stretch not in before)
+            before = held if sum(held.values()) <= l2_bytes else {}
     return moved
 
 
@@ -245,28 +272,30 @@ def _commit(shape: Shape) -> _Kernel:
     return _Kernel(operator="memory_commit", name=f"factor {shape.factor}", programs=programs, least_bytes=least)
 
 
-def _attention(shape: Shape, target: Target) -> Iterator[_Kernel]:
+def _attention(shape: Shape, machine: Machine) -> Iterator[_Kernel]:
+    target = machine.target
     for kernel, name, products in (("forward", "forward", 2), ("query_gradient", "gradient of queries", 3)):
         tile = attention_tile(
             "forward" if kernel == "forward" else "query_gradient", target, shape.head_width, torch.bfloat16
         )
         of_row = {"forward": ("q", "out"), "query_gradient": ("q", "out", "grad", "dq")}[kernel]
         logs = {"forward": 1, "query_gradient": 2}[kernel]
-        programs = []
+        programs, blocks = [], blocks_of(shape.tokens, tile.queries)
         for head in range(shape.heads):
             memory, tiles = _read_parts(shape, head, tile.keys)
-            for block in range(blocks_of(shape.tokens, tile.queries)):
+            for block in range(blocks):
                 held = min(tile.queries, shape.tokens - block * tile.queries)
                 own = [(f"{tensor}{head}.{block}", held * shape.head_width * _BF16) for tensor in of_row]
                 own.append((f"logs{head}.{block}", held * logs * _FP32))
                 flops = products * 2 * tile.queries * tile.keys * shape.head_width * tiles
-                programs.append(Program((*own, *memory), flops))
+                programs.append(Program((*own, *memory), flops, passing=len(of_row)))
         block_bytes = shape.tokens * shape.width * _BF16
         least = len(of_row) * block_bytes + logs * shape.tokens * shape.heads * _FP32 + _memory_least(shape)
         all_tokens = sum(tokens for _, tokens, _, _ in shape.parts)
         yield _Kernel(
             operator="memory_attention", name=name, programs=programs, least_bytes=least,
             least_flops=products * 2 * shape.tokens * all_tokens * shape.width,
+            programs_of_launch=blocks * heads_together(blocks, shape.heads, machine.multiprocessors),
         )  # fmt: skip
     yield _own_gradient(shape, target)
 
@@ -276,14 +305,19 @@ def _read_parts(shape: Shape, head: int, keys: int) -> tuple[list[tuple[str, flo
     read: list[tuple[str, float]] = []
     tiles = 0
     for part, tokens, size, scaled in shape.parts:
-        numbers = scales = turns = 0
+        numbers = scales = offsets = 0
+        table, of_token = shape.turns_of(part)
         for start in range(0, tokens, keys):
             rows = min(keys, tokens - start)
             numbers += 2 * rows * shape.head_width * size
             scales += 2 * rows * _FP32 * scaled
-            turns += rows * shape.head_width * shape.turn_bytes
+            offsets += rows * of_token
             tiles += 1
-        read += [(f"{part} of head {head}", numbers + scales), (f"turns of {part}", turns)]
+        read += [
+            (f"{part} of head {head}", numbers + scales),
+            (f"turns of {part}", table),
+            (f"places of {part}", offsets),
+        ]
     return read, tiles
 
 
@@ -291,13 +325,15 @@ def _memory_least(shape: Shape) -> float:
     of_token = sum(
         tokens * (2 * shape.width * size + 2 * shape.heads * _FP32 * scaled) for _, tokens, size, scaled in shape.parts
     )
-    return of_token + sum(tokens for _, tokens, _, _ in shape.parts) * shape.head_width * shape.turn_bytes
+    turns = ((tokens, *shape.turns_of(part)) for part, tokens, _, _ in shape.parts)
+    return of_token + sum(table + tokens * offsets for tokens, table, offsets in turns)
 
 
 def _own_gradient(shape: Shape, target: Target) -> _Kernel:
     """Programs are blocks of the block's own keys; each goes over all queries."""
     tile = attention_tile("own_gradient", target, shape.head_width, torch.bfloat16)
     token = shape.head_width * _BF16
+    table, offsets = shape.turns_of("own")
     programs = []
     for head in range(shape.heads):
         asked = shape.tokens * (2 * token + 2 * _FP32)
@@ -306,11 +342,11 @@ def _own_gradient(shape: Shape, target: Target) -> _Kernel:
             at = f"{head}.{block}"
             touched = (
                 (f"q and grad of head {head}", asked), (f"k, v, dk, dv{at}", 4 * held * token),
-                (f"turns{block}", 2 * held * shape.head_width * shape.turn_bytes),
+                ("turns", table), (f"places{block}", 2 * held * offsets),
             )  # fmt: skip
             flops = 4 * 2 * tile.queries * tile.keys * shape.head_width * blocks_of(shape.tokens, tile.queries)
             programs.append(Program(touched, flops))
-    least = shape.tokens * (6 * shape.width * _BF16 + 2 * shape.heads * _FP32 + shape.head_width * shape.turn_bytes)
+    least = shape.tokens * (6 * shape.width * _BF16 + 2 * shape.heads * _FP32 + offsets) + table
     return _Kernel(
         operator="memory_attention", name="gradient of keys", programs=programs, least_bytes=least,
         least_flops=4 * 2 * shape.tokens**2 * shape.width,

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from relic_kernels.checks import BOUNDS, Check, checks
 from relic_kernels.dispatch import force
-from relic_kernels.memory_attention import Part, memory_attention
+from relic_kernels.memory_attention import Part, Turns, memory_attention
 from relic_kernels.memory_attention.reference import joined
 from relic_kernels.memory_commit import memory_commit
 from relic_kernels.modulated_norm import gated_residual, modulated_norm
@@ -82,7 +82,7 @@ def _attention_timings(shape: Shape, device: torch.device) -> Iterator[Timing]:
     def drawn(tokens: int, quantised: bool) -> Part:
         size = (1, tokens, shape.heads, shape.head_width)
         k, v = (torch.randn(size, device=device, dtype=torch.bfloat16) for _ in range(2))
-        turns = _turns(tokens, shape.head_width, device)
+        turns = _on_the_grid(tokens, shape, device)
         if not quantised:
             return Part(k=k, v=v, turns=turns)
         k_q, v_q, k_scale, v_scale = memory_commit(k, v, (1, tokens), 1)
@@ -117,6 +117,14 @@ def _flex(q: Tensor, k: Tensor, v: Tensor) -> Callable[[], object]:
 
     compiled = torch.compile(flex_attention)
     return lambda: compiled(q, k, v)
+
+
+def _on_the_grid(tokens: int, shape: Shape, device: torch.device) -> Turns:
+    """Turns of whole frames, one after another."""
+    index = torch.arange(tokens)
+    rows, columns = shape.grid
+    places = torch.stack([index // (rows * columns), index // columns % rows, index % columns], dim=1)
+    return Turns.at(places, torch.rand(shape.head_width // 2)).to(device)
 
 
 def _turns(tokens: int, head_width: int, device: torch.device) -> Tensor:

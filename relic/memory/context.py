@@ -10,10 +10,11 @@ from torch import Tensor
 
 from relic.config import ModelConfig
 from relic.memory.kv_cache import KVMemory
+from relic.memory.placing import axis_turns
 from relic.model.attention import scaled_dot_product
 from relic.model.rope import grid_positions, rotate, rotation
 from relic_kernels.dispatch import chosen
-from relic_kernels.memory_attention import Part, memory_attention
+from relic_kernels.memory_attention import Part, Turns, memory_attention
 
 
 class MemoryContext:
@@ -29,7 +30,9 @@ class MemoryContext:
         self._memory = memory
         first = memory.num_frames
         time = torch.arange(first, first + num_frames).repeat_interleave(len(space))
-        self._rotation = rotation(time, space.repeat(num_frames, 1), model.head_dim, model.rope_theta)
+        self._places, self._model = (time, space.repeat(num_frames, 1)), model
+        self._rotation = rotation(*self._places, model.head_dim, model.rope_theta)
+        self._turns: Turns | None = None
         self._own: list[tuple[Tensor, Tensor]] = []
 
     def query_rotation(self, device: torch.device) -> Tensor:
@@ -45,7 +48,9 @@ class MemoryContext:
         turn = self.query_rotation(q.device)
         q_all = q.flatten(1, 2)
         if chosen(q) == "triton":
-            own = Part(k=k.flatten(1, 2), v=v.flatten(1, 2), turns=torch.view_as_real(turn))
+            if self._turns is None:
+                self._turns = axis_turns(*self._places, self._model).to(q.device)
+            own = Part(k=k.flatten(1, 2), v=v.flatten(1, 2), turns=self._turns)
             out = memory_attention(q_all, own, *self._memory.parts().parts(layer))
         else:
             k_all, v_all = self._with_memory(layer, rotate(k.flatten(1, 2), turn), v.flatten(1, 2))

@@ -1,7 +1,7 @@
 """Keys and values laid out for the attention kernel, which dequantises and rotates them as it reads.
 
 Two stretches, neither ever copied: a ring of the window's frames, and the frames that have left it, in order. A block
-costs memory only the writing of its newest frames; places are a table of their own, made anew for each block.
+costs memory only the writing of its newest frames; places are tables of their own, made anew for each block.
 
 Axes: N layers, B batch, K tokens, L tokens of a frame, H heads, D head width.
 """
@@ -16,9 +16,9 @@ from torch import Tensor
 from relic.config import MemoryConfig, ModelConfig
 from relic.memory.compression import pooled_positions
 from relic.memory.entries import FrameEntry, MemoryEntry, QuantisedEntry
-from relic.memory.placing import oldest_time, places
-from relic.model.rope import grid_positions, rotation
-from relic_kernels.memory_attention import Part
+from relic.memory.placing import axis_turns, oldest_time, places
+from relic.model.rope import grid_positions
+from relic_kernels.memory_attention import Part, Turns
 
 _GROWTH_TOKENS = 1024
 
@@ -41,11 +41,11 @@ class Stretch:
         for target, source in zip(self._tensors, sources, strict=True):
             target[:, :, begin : begin + entry.num_tokens] = source
 
-    def part(self, layer: int, tokens: int, turns: Tensor) -> Part | None:
-        """The first tokens as one layer's attention reads them; None without any."""
-        if not tokens:
+    def part(self, layer: int, turns: Turns | None) -> Part | None:
+        """As many of the first tokens as have turns, as one layer's attention reads them; None without any."""
+        if turns is None:
             return None
-        k, v, *scales = (tensor[layer, :, :tokens] for tensor in self._tensors)
+        k, v, *scales = (tensor[layer, :, : turns.tokens] for tensor in self._tensors)
         k_scale, v_scale = scales or (None, None)
         return Part(k=k, v=v, turns=turns, k_scale=k_scale, v_scale=v_scale)
 
@@ -59,7 +59,7 @@ class PartsBuffer:
         self._settled: list[MemoryEntry] = []
         self._recent: dict[int, MemoryEntry] = {}
         self._pooled, self._window = Stretch(), Stretch()
-        self._turns: tuple[Tensor, Tensor] | None = None
+        self._turns: tuple[Turns | None, Turns | None] = (None, None)
 
     def fill(self, entries: Sequence[MemoryEntry], num_frames: int) -> None:
         """Bring the buffer up to date with all of memory, oldest first, as a block after `num_frames` reads it."""
@@ -88,21 +88,18 @@ class PartsBuffer:
 
     def parts(self, layer: int) -> tuple[Part | None, Part | None]:
         """What left the window, and the window."""
-        if self._turns is None or not self._recent:
-            return None, None
         pooled, window = self._turns
-        return self._pooled.part(layer, len(pooled), pooled), self._window.part(layer, len(window), window)
+        return self._pooled.part(layer, pooled), self._window.part(layer, window)
 
-    def _turn(self, entries: Sequence[MemoryEntry], oldest: int, device: torch.device) -> Tensor:
-        """Cosine and sine of every token's place: `(K, D / 2, 2)`."""
+    def _turn(self, entries: Sequence[MemoryEntry], oldest: int, device: torch.device) -> Turns | None:
+        """Of every token's place."""
         if not entries:
-            return torch.empty((0, self._model.head_dim // 2, 2), device=device)
+            return None
         time, space = places(
             [max(entry.frame, oldest) for entry in entries],
             [pooled_positions(self._space, self._model.grid, entry.factor) for entry in entries],
         )
-        turn = rotation(time, space, self._model.head_dim, self._model.rope_theta)
-        return torch.view_as_real(turn).to(device)
+        return axis_turns(time, space, self._model).to(device)
 
 
 def _tensors_of(entry: MemoryEntry) -> tuple[Tensor, ...]:

@@ -7,7 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from relic.config import MemoryConfig
+from relic.config import MemoryConfig, ModelConfig
+from relic.model.rope import inverse_frequencies
+from relic_kernels.memory_attention import Turns
 
 
 def oldest_time(memory: MemoryConfig, num_frames: int) -> int:
@@ -31,3 +33,9 @@ def places(times: Sequence[int], positions: Sequence[Tensor]) -> tuple[Tensor, T
     """
     time = torch.cat([place.new_full((len(place),), float(at)) for place, at in zip(positions, times, strict=True)])
     return time, torch.cat(list(positions))
+
+
+def axis_turns(time: Tensor, space: Tensor, model: ModelConfig) -> Turns:
+    """What `relic.model.rope.rotation` says of `(K,)` times and `(K, 2)` rows and columns, as tables of the axes."""
+    axes = torch.cat([time[:, None].float(), space.float()], dim=1)
+    return Turns.at(axes, inverse_frequencies(model.head_dim, model.rope_theta))

@@ -108,7 +108,7 @@ def kept_by(memory: KVMemory) -> Found:
         "k": [entry.k.numpy() for entry in memory.entries],
         "v": [entry.v.numpy() for entry in memory.entries],
         "parts": [part.k.float().numpy() for part in parts],
-        "turns": [part.turns.numpy() for part in parts],
+        "turns": [part.turns.table.numpy()[part.turns.offsets.numpy()] for part in parts],
         "quantised": [isinstance(entry, QuantisedEntry) for entry in memory.entries],
         "nbytes": memory.nbytes,
     }

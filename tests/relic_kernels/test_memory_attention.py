@@ -5,9 +5,10 @@ import torch
 from torch import Tensor
 
 from relic.model.attention import scaled_dot_product
-from relic.model.rope import grid_positions, rotate, rotation
-from relic_kernels import Part, force, memory_attention, memory_commit
+from relic.model.rope import axis_dims, grid_positions, inverse_frequencies, rotate, rotation
+from relic_kernels import Part, Turns, force, memory_attention, memory_commit
 from relic_kernels.memory_attention import reference
+from relic_kernels.memory_attention.turns import axis_pairs, expanded
 from tests.relic_kernels.closeness import TOLERANCE, assert_close, gradients, relative_rms
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
@@ -15,9 +16,9 @@ LENGTHS = [(1, 0, 0), (7, 63, 0), (65, 0, 5), (20, 130, 65), (63, 1, 64), (1, 10
 """Tokens of the block, of the pooled part (quantised if more than one) and of the window."""
 
 
-def turns(tokens: int, width: int) -> Tensor:
-    angle = torch.randn(tokens, width // 2) * 3
-    return torch.stack([angle.cos(), angle.sin()], dim=-1)
+def turns(tokens: int, width: int) -> Turns:
+    """Of places that several tokens share."""
+    return Turns.at(torch.randint(0, 9, (tokens, 3)) / 2, torch.randn(width // 2) * 3)
 
 
 def part(tokens: int, heads: int, width: int, dtype: torch.dtype, *, quantised: bool = False) -> Part:
@@ -28,16 +29,19 @@ def part(tokens: int, heads: int, width: int, dtype: torch.dtype, *, quantised: 
     return Part(k=k.to(dtype), v=v.to(dtype), turns=turns(tokens, width))
 
 
+def in_type(given: Turns, dtype: torch.dtype) -> Turns:
+    return Turns(table=given.table.to(dtype), offsets=given.offsets)
+
+
 def learnt(given: Part) -> Part:
     return Part(k=given.k.requires_grad_(), v=given.v.requires_grad_(), turns=given.turns)
 
 
 def exact(q: Tensor, own: Part, parts: list[Part]) -> tuple[Tensor, list[Tensor]]:
     inputs = [tensor.detach().double().requires_grad_() for tensor in (q, own.k, own.v)]
-    double = Part(k=inputs[1], v=inputs[2], turns=own.turns.double())
-    memory = [
-        [tensor if tensor.dtype == torch.float8_e4m3fn else tensor.double() for tensor in one.tensors] for one in parts
-    ]
+    double = Part(k=inputs[1], v=inputs[2], turns=in_type(own.turns, torch.float64))
+    kept = (torch.float8_e4m3fn, torch.int32)
+    memory = [[tensor if tensor.dtype in kept else tensor.double() for tensor in one.tensors] for one in parts]
     return reference.memory_attention(inputs[0], double.tensors, memory, q.shape[-1] ** -0.5), inputs
 
 
@@ -86,7 +90,7 @@ def test_memory_that_is_not_quantised(dtype: torch.dtype) -> None:
 
 def test_turns_may_be_float16() -> None:
     own, pooled = part(5, 1, 32, torch.float32), part(9, 1, 32, torch.float32)
-    halved = Part(k=pooled.k, v=pooled.v, turns=pooled.turns.half())
+    halved = Part(k=pooled.k, v=pooled.v, turns=in_type(pooled.turns, torch.float16))
     q = torch.randn(2, 5, 1, 32)
     with force("triton"):
         out = memory_attention(q, own, halved)
@@ -144,7 +148,10 @@ def test_the_reference_is_what_the_network_does() -> None:
     keys = rotate(torch.cat([window.k, own.k], dim=1), turn)
     expected = scaled_dot_product(q, keys, torch.cat([window.v, own.v], dim=1))
     table = torch.view_as_real(turn)
-    parts = [Part(k=window.k, v=window.v, turns=table[:30]), Part(k=own.k, v=own.v, turns=table[30:])]
+    parts = [
+        Part(k=window.k, v=window.v, turns=Turns.of_each(table[:30])),
+        Part(k=own.k, v=own.v, turns=Turns.of_each(table[30:])),
+    ]
     torch.testing.assert_close(memory_attention(q, parts[1], window=parts[0]), expected, rtol=1e-4, atol=1e-5)
 
 
@@ -189,11 +196,31 @@ def test_the_operator_is_registered_soundly_and_refuses_what_does_not_fit() -> N
     own, pooled = learnt(part(3, 1, 32, torch.float32)), part(5, 1, 32, torch.float32)
     q = torch.randn(2, 3, 1, 32).requires_grad_()
     empty = part(0, 1, 32, torch.float32)
-    arguments = (q, own.k, own.v, own.turns, [*pooled.tensors, *empty.tensors], 0.2, 1)
+    arguments = (q, own.k, own.v, own.turns.table, own.turns.offsets, [*pooled.tensors, *empty.tensors], 0.2, 1)
     torch.library.opcheck(torch.ops.relic.memory_attention.default, arguments)
-    with pytest.raises(ValueError, match=r"pooled\.turns \(4, 16, 2\) must be \(5, 16, 2\)"):
-        memory_attention(q, own, Part(k=pooled.k, v=pooled.v, turns=pooled.turns[:4]))
+    with pytest.raises(ValueError, match=r"pooled\.turns\.offsets \(4, 3\) must be \(5, 3\) of int32"):
+        memory_attention(q, own, Part(k=pooled.k, v=pooled.v, turns=part(4, 1, 32, torch.float32).turns))
+    short = Turns(table=pooled.turns.table[:15], offsets=pooled.turns.offsets)
+    with pytest.raises(ValueError, match=r"pooled\.turns\.table \(15, 2\) must be \(P, 2\), P at least 16"):
+        memory_attention(q, own, Part(k=pooled.k, v=pooled.v, turns=short))
     with pytest.raises(ValueError, match="D one of"):
         memory_attention(q[..., :24], own)
     with pytest.raises(ValueError, match="pooled has a scale for k alone"):
         memory_attention(q, own, Part(k=pooled.k, v=pooled.v, turns=pooled.turns, k_scale=torch.ones(2, 5, 1)))
+
+
+@pytest.mark.parametrize("width", [32, 64, 128])
+def test_tables_of_the_axes_are_the_networks_rotation(width: int) -> None:
+    assert tuple(2 * pairs for pairs in axis_pairs(width)) == axis_dims(width)
+    space = torch.cat([grid_positions((3, 5)), torch.tensor([[0.5, 1.5], [2.0, 3.5]])])
+    time = torch.tensor([0.0, 7.0]).repeat_interleave(len(space))
+    places = torch.cat([time[:, None], space.repeat(2, 1)], dim=1)
+    given = Turns.at(places, inverse_frequencies(width, 100.0))
+    rows, columns = len({0.0, 1.0, 2.0, 0.5}), len({0.0, 1.0, 2.0, 3.0, 4.0, 1.5, 3.5})
+    time_pairs, row_pairs, column_pairs = axis_pairs(width)
+    assert len(given.table) == 2 * time_pairs + rows * row_pairs + columns * column_pairs
+    found = expanded(given.table, given.offsets, width)
+    truth = torch.view_as_real(rotation(time, space.repeat(2, 1), width, 100.0))
+    torch.testing.assert_close(found, truth, rtol=0, atol=1e-6)
+    each = Turns.of_each(truth)
+    assert torch.equal(expanded(each.table, each.offsets, width), truth)

@@ -1,12 +1,14 @@
 import pytest
 
+from relic_kernels.configurations import heads_together
 from relic_kernels.roofline import Count, Machine, Program, Shape, count, memory_bytes
 from relic_kernels.tables import request_table, traffic_table
 
 MACHINE = Machine(title="H100", target="sm_90", flops=989e12, bandwidth=3.35e12, l2_bytes=50e6, multiprocessors=132)
 SHAPE = Shape(
-    title="wan-1.3b", heads=12, head_width=128, grid=(30, 52), block_frames=3, window_frames=6, pooled_tokens=18928
-)
+    title="wan-1.3b", heads=12, head_width=128, grid=(30, 52), block_frames=3, window_frames=6, pooled_tokens=18928,
+    pooled_places=(71, 53, 91),
+)  # fmt: skip
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +23,23 @@ def test_a_wave_reads_once_and_the_next_keeps_what_fits() -> None:
     assert memory_bytes(programs, side_by_side=2, l2_bytes=11.0) == 36
 
 
+def test_what_leaves_the_cache_first_takes_no_room_and_launches_end_waves() -> None:
+    programs = [Program(((f"own {index}", 5.0), ("shared", 10.0)), passing=1) for index in range(6)]
+    assert memory_bytes(programs, side_by_side=2, l2_bytes=10.0) == 6 * 5 + 10
+    assert memory_bytes(programs, side_by_side=2, l2_bytes=9.0) == 6 * 5 + 3 * 10
+    heads = [Program(((f"head {index // 3}", 1.0),)) for index in range(6)]
+    assert memory_bytes(heads, side_by_side=4, l2_bytes=0.0) == 3
+    assert memory_bytes(heads, side_by_side=4, l2_bytes=0.0, of_launch=3) == 2
+
+
+def test_heads_of_a_launch_cost_no_wave() -> None:
+    assert heads_together(37, 40, 132) == 7
+    assert heads_together(37, 12, 132) == 3
+    assert heads_together(37, 40, 148) == 4
+    assert heads_together(37, 40, 1) == 1
+    assert heads_together(1, 2, 132) == 2
+
+
 def test_the_least_is_every_tensor_once(counts: dict[tuple[str, str], Count]) -> None:
     tokens, width, heads = 4680, 1536, 12
     block, vector = tokens * width * 2, 3 * width * 2
@@ -31,7 +50,9 @@ def test_the_least_is_every_tensor_once(counts: dict[tuple[str, str], Count]) ->
     cells = 3 * 8 * 13
     assert counts["memory_commit", "factor 4"].least_bytes == 2 * block + 2 * cells * heads * (128 + 4)
     window = 6 * 1560
-    memory = 18928 * (2 * width + 2 * heads * 4) + window * 4 * width + (18928 + window + tokens) * 128 * 4
+    places = sum(22 * time + 21 * row + 21 * column for time, row, column in ((71, 53, 91), (6, 30, 52), (3, 30, 52)))
+    turns = 8 * places + 12 * (18928 + window + tokens)
+    memory = 18928 * (2 * width + 2 * heads * 4) + window * 4 * width + turns
     assert counts["memory_attention", "forward"].least_bytes == 4 * block + memory + tokens * heads * 4
 
 
@@ -56,7 +77,7 @@ def test_attention_moves_at_most_a_tenth_more_where_a_wave_fits_the_cache(turn_b
     roomy = Machine(title="B200", target="sm_100", flops=2.25e15, bandwidth=7.7e12, l2_bytes=126e6, multiprocessors=148)
     shape = Shape(
         title="wan-14b", heads=40, head_width=128, grid=(30, 52), block_frames=3, window_frames=6, pooled_tokens=18928,
-        turn_bytes=turn_bytes,
+        pooled_places=(71, 53, 91), turn_bytes=turn_bytes,
     )  # fmt: skip
     for one in count(shape, roomy):
         assert one.memory_bytes / one.least_bytes <= 1.1

@@ -106,12 +106,18 @@ def _times() -> tuple[str, list[str]]:
 def _shape(preset: str) -> Shape:
     """A block at 20 s of history, as the preset's memory keeps it."""
     from relic.config import find_preset
-    from relic.memory.compression import frame_factor, pooled_tokens
+    from relic.memory.compression import frame_factor, pooled_positions, pooled_tokens
+    from relic.model.rope import grid_positions
     from relic_kernels.roofline import Shape
 
     config = find_preset(preset)
     model, memory, block = config.model, config.memory, config.sampler.block_frames
-    pooled = HISTORY_LATENTS - memory.window - block
+    factors = [frame_factor(i, memory.schedule) for i in range(HISTORY_LATENTS - memory.window - block)]
+    space = grid_positions(model.grid)
+    rows, columns = (
+        len({float(cell[axis]) for factor in set(factors) for cell in pooled_positions(space, model.grid, factor)})
+        for axis in (0, 1)
+    )
     return Shape(
         title=preset,
         heads=model.num_heads,
@@ -119,7 +125,8 @@ def _shape(preset: str) -> Shape:
         grid=model.grid,
         block_frames=block,
         window_frames=memory.window,
-        pooled_tokens=sum(pooled_tokens(model.grid, frame_factor(i, memory.schedule)) for i in range(pooled)),
+        pooled_tokens=sum(pooled_tokens(model.grid, factor) for factor in factors),
+        pooled_places=(len(factors), rows, columns),
     )
 
 

@@ -15,11 +15,12 @@ from torch import Tensor
 from relic_kernels.dispatch import chosen, require
 from relic_kernels.memory_attention import reference
 from relic_kernels.memory_attention.parts import Part, empty_part
+from relic_kernels.memory_attention.turns import Turns
 
-__all__ = ["Part", "memory_attention"]
+__all__ = ["Part", "Turns", "memory_attention"]
 
 WIDTHS = (32, 64, 128)
-_TENSORS_OF_PART = 5
+_TENSORS_OF_PART = 6
 
 
 def memory_attention(
@@ -56,32 +57,51 @@ def memory_attention(
     require(own.k.shape[1] > 0, "own.k holds no token: a block attends to itself")
     memory = [tensor for part in parts for tensor in part.tensors]
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
-    out, _ = torch.ops.relic.memory_attention(q, own.k, own.v, own.turns, memory, scale, splits)
+    out, _ = torch.ops.relic.memory_attention(
+        q, own.k, own.v, own.turns.table, own.turns.offsets, memory, scale, splits
+    )  # fmt: skip
     return out
 
 
-def _parts(k: Tensor, v: Tensor, turns: Tensor, memory: Sequence[Tensor]) -> tuple[list[Tensor], list[list[Tensor]]]:
-    none = turns.new_empty(0)
+def _parts(
+    k: Tensor, v: Tensor, table: Tensor, offsets: Tensor, memory: Sequence[Tensor]
+) -> tuple[list[Tensor], list[list[Tensor]]]:
+    none = table.new_empty(0)
     size = _TENSORS_OF_PART
-    return [k, v, turns, none, none], [list(memory[:size]), list(memory[size:])]
+    return [k, v, table, offsets, none, none], [list(memory[:size]), list(memory[size:])]
 
 
 @torch.library.custom_op("relic::memory_attention", mutates_args=())
 def _forward(
-    q: Tensor, k: Tensor, v: Tensor, turns: Tensor, memory: Sequence[Tensor], softmax_scale: float, splits: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    offsets: Tensor,
+    memory: Sequence[Tensor],
+    softmax_scale: float,
+    splits: int,
 ) -> tuple[Tensor, Tensor]:
     if chosen(q) == "reference":
-        own, parts = _parts(k, v, turns, memory)
+        own, parts = _parts(k, v, table, offsets, memory)
         return reference.memory_attention(q, own, parts, softmax_scale), q.new_empty(0, dtype=torch.float32)
     from relic_kernels.memory_attention import triton_impl
 
-    own, parts = _parts(k.contiguous(), v.contiguous(), turns.contiguous(), [tensor.contiguous() for tensor in memory])
+    k, v, table, offsets, *memory = (tensor.contiguous() for tensor in (k, v, table, offsets, *memory))
+    own, parts = _parts(k, v, table, offsets, memory)
     return triton_impl.forward(q.contiguous(), own, parts, softmax_scale, splits)
 
 
 @_forward.register_fake
 def _(
-    q: Tensor, k: Tensor, v: Tensor, turns: Tensor, memory: Sequence[Tensor], softmax_scale: float, splits: int
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    table: Tensor,
+    offsets: Tensor,
+    memory: Sequence[Tensor],
+    softmax_scale: float,
+    splits: int,
 ) -> tuple[Tensor, Tensor]:
     shape = (0,) if chosen(q) == "reference" else (q.shape[0], q.shape[2], q.shape[1])
     return torch.empty_like(q), q.new_empty(shape, dtype=torch.float32)
@@ -95,16 +115,18 @@ def _backward(
     q: Tensor,
     k: Tensor,
     v: Tensor,
-    turns: Tensor,
+    table: Tensor,
+    offsets: Tensor,
     memory: Sequence[Tensor],
     softmax_scale: float,
 ) -> tuple[Tensor, Tensor, Tensor]:
     if not lse.numel():
-        own, parts = _parts(k, v, turns, memory)
+        own, parts = _parts(k, v, table, offsets, memory)
         return reference.memory_attention_backward(grad, q, own, parts, softmax_scale)
     from relic_kernels.memory_attention import backward
 
-    own, parts = _parts(k.contiguous(), v.contiguous(), turns.contiguous(), [tensor.contiguous() for tensor in memory])
+    k, v, table, offsets, *memory = (tensor.contiguous() for tensor in (k, v, table, offsets, *memory))
+    own, parts = _parts(k, v, table, offsets, memory)
     return backward.backward(grad.contiguous(), out, lse, q.contiguous(), own, parts, softmax_scale)
 
 
@@ -114,16 +136,18 @@ _backward.register_fake(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, turns, memory, ctx.softmax_scale, _ = inputs
+    q, k, v, table, offsets, memory, ctx.softmax_scale, _ = inputs
     ctx.memory = len(memory)
-    ctx.save_for_backward(*output, q, k, v, turns, *memory)
+    ctx.save_for_backward(*output, q, k, v, table, offsets, *memory)
     ctx.mark_non_differentiable(output[1])
 
 
 def _propagate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
-    out, lse, q, k, v, turns, *memory = ctx.saved_tensors
-    dq, dk, dv = torch.ops.relic.memory_attention_backward(grad, out, lse, q, k, v, turns, memory, ctx.softmax_scale)
-    return dq, dk, dv, None, [None] * ctx.memory, None, None
+    out, lse, q, k, v, table, offsets, *memory = ctx.saved_tensors
+    dq, dk, dv = torch.ops.relic.memory_attention_backward(
+        grad, out, lse, q, k, v, table, offsets, memory, ctx.softmax_scale
+    )
+    return dq, dk, dv, None, None, [None] * ctx.memory, None, None
 
 
 _forward.register_autograd(_propagate, setup_context=_save)

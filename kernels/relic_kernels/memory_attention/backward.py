@@ -13,19 +13,19 @@ from torch import Tensor
 
 from relic_kernels.configurations import attention_tile, target_of
 from relic_kernels.dispatch import blocks_of
-from relic_kernels.memory_attention.tiles import load_keys, load_scales, load_tile, store_tile, turn
-from relic_kernels.memory_attention.triton_impl import LOG2_E, readable, scaled
+from relic_kernels.memory_attention.tiles import load_keys, load_passing, load_scales, load_tile, store_tile, turn
+from relic_kernels.memory_attention.triton_impl import LOG2_E, head_groups, readable, scaled
 
 
 @triton.jit
 def _query_gradient_of_part(
-    dq, q, grad, lse, delta, K, V, K_SCALE, V_SCALE, TURNS, batch, tokens, head, heads, softmax_scale,
+    dq, q, grad, lse, delta, K, V, K_SCALE, V_SCALE, TABLE, OFFSETS, batch, tokens, head, heads, softmax_scale,
     D: tl.constexpr, BN: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
     rows = tl.arange(0, BN)
     for start in range(0, tokens, BN):
         present = rows < tokens - start
-        k = load_keys(K, TURNS, batch, start, rows, tokens, head, heads, present, D)
+        k = load_keys(K, TABLE, OFFSETS, batch, start, rows, tokens, head, heads, present, D)
         value = load_tile(V, batch * tokens + start, rows, head, heads, present, D)
         if SCALED:
             k *= load_scales(K_SCALE, batch * tokens + start, rows, head, heads, present)[:, None]
@@ -39,42 +39,45 @@ def _query_gradient_of_part(
     return dq
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["first_head"])
 def query_gradient_kernel(
-    Q, OUT, GRAD, LSE, DELTA, K0, V0, T0, KS0, VS0, K1, V1, T1, KS1, VS1, K2, V2, T2, KS2, VS2, DQ,
-    rows, tokens0, tokens1, tokens2, heads, softmax_scale,
+    Q, OUT, GRAD, LSE, DELTA, K0, V0, T0, O0, KS0, VS0, K1, V1, T1, O1, KS1, VS1, K2, V2, T2, O2, KS2, VS2, DQ,
+    rows, tokens0, tokens1, tokens2, heads, first_head, softmax_scale,
     D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
     SCALED0: tl.constexpr, SCALED1: tl.constexpr, SCALED2: tl.constexpr,
 ):  # fmt: skip
-    """Grid (query blocks, batch x heads). Also writes DELTA `(B, H, L)`, each query's sum of gradient x output."""
-    batch = (tl.program_id(1) // heads).to(tl.int64)
-    head = tl.program_id(1) % heads
+    """Grid (query blocks, some of batch x heads from `first_head`).
+
+    Also writes DELTA `(B, H, L)`, each query's sum of gradient x output.
+    """
+    batch = ((first_head + tl.program_id(1)) // heads).to(tl.int64)
+    head = (first_head + tl.program_id(1)) % heads
     first = tl.program_id(0) * BM
     local = tl.arange(0, BM)
     present = local < rows - first
-    q = load_tile(Q, batch * rows + first, local, head, heads, present, D).to(Q.dtype.element_ty)
-    grad = load_tile(GRAD, batch * rows + first, local, head, heads, present, D).to(GRAD.dtype.element_ty)
+    q = load_passing(Q, batch * rows + first, local, head, heads, present, D)
+    grad = load_passing(GRAD, batch * rows + first, local, head, heads, present, D)
     at = (batch * heads + head) * rows + first + local
     lse = tl.load(LSE + at, mask=present, other=0.0)
-    out = load_tile(OUT, batch * rows + first, local, head, heads, present, D)
+    out = load_passing(OUT, batch * rows + first, local, head, heads, present, D).to(tl.float32)
     delta = tl.sum(grad.to(tl.float32) * out, 1)
     tl.store(DELTA + at, delta, mask=present)
     dq = tl.zeros((BM, D), tl.float32)
     dq = _query_gradient_of_part(
-        dq, q, grad, lse, delta, K0, V0, KS0, VS0, T0, batch, tokens0, head, heads, softmax_scale, D, BN, SCALED0
+        dq, q, grad, lse, delta, K0, V0, KS0, VS0, T0, O0, batch, tokens0, head, heads, softmax_scale, D, BN, SCALED0
     )
     dq = _query_gradient_of_part(
-        dq, q, grad, lse, delta, K1, V1, KS1, VS1, T1, batch, tokens1, head, heads, softmax_scale, D, BN, SCALED1
+        dq, q, grad, lse, delta, K1, V1, KS1, VS1, T1, O1, batch, tokens1, head, heads, softmax_scale, D, BN, SCALED1
     )
     dq = _query_gradient_of_part(
-        dq, q, grad, lse, delta, K2, V2, KS2, VS2, T2, batch, tokens2, head, heads, softmax_scale, D, BN, SCALED2
+        dq, q, grad, lse, delta, K2, V2, KS2, VS2, T2, O2, batch, tokens2, head, heads, softmax_scale, D, BN, SCALED2
     )
     store_tile(DQ, batch * rows + first, local, head, heads, present, dq, D)
 
 
 @triton.jit
 def own_gradient_kernel(
-    Q, GRAD, LSE, DELTA, K, V, TURNS, DK, DV, rows, tokens, heads, softmax_scale,
+    Q, GRAD, LSE, DELTA, K, V, TABLE, OFFSETS, DK, DV, rows, tokens, heads, softmax_scale,
     D: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
 ):  # fmt: skip
     """Grid (key blocks, batch x heads); keys are turned as they are read, their gradients turned back."""
@@ -83,7 +86,7 @@ def own_gradient_kernel(
     first = tl.program_id(0) * BN
     local = tl.arange(0, BN)
     present = local < tokens - first
-    k = load_keys(K, TURNS, batch, first, local, tokens, head, heads, present, D).to(Q.dtype.element_ty)
+    k = load_keys(K, TABLE, OFFSETS, batch, first, local, tokens, head, heads, present, D).to(Q.dtype.element_ty)
     value = load_tile(V, batch * tokens + first, local, head, heads, present, D).to(V.dtype.element_ty)
     dk = tl.zeros((BN, D), tl.float32)
     dv = tl.zeros((BN, D), tl.float32)
@@ -101,7 +104,7 @@ def own_gradient_kernel(
         by_weight = tl.dot(value, tl.trans(grad), input_precision="ieee")
         d_logits = weight * (by_weight - delta[None, :]) * softmax_scale
         dk = tl.dot(d_logits.to(q.dtype), q, dk, input_precision="ieee")
-    dk = turn(dk, TURNS, first, local, present, True, D)
+    dk = turn(dk, TABLE, OFFSETS, first, local, present, True, D)
     store_tile(DK, batch * tokens + first, local, head, heads, present, dk, D)
     store_tile(DV, batch * tokens + first, local, head, heads, present, dv, D)
 
@@ -122,17 +125,19 @@ def backward(
     dq, dk, dv = torch.empty_like(q), torch.empty_like(own[0]), torch.empty_like(own[1])
     target = target_of(q.device)
     tile = attention_tile("query_gradient", target, width, q.dtype)
-    query_gradient_kernel[(blocks_of(rows, tile.queries), batch * heads)](
-        q, out, grad, lse, delta, *pooled, *window, *own, dq,
-        rows, pooled[0].shape[1], window[0].shape[1], own[0].shape[1], heads, softmax_scale,
-        D=width, BM=tile.queries, BN=tile.keys,
-        SCALED0=scaled(pooled), SCALED1=scaled(window), SCALED2=scaled(own),
-        num_warps=tile.warps, num_stages=tile.stages,
-    )  # fmt: skip
+    blocks = blocks_of(rows, tile.queries)
+    for first, count in head_groups(blocks, batch * heads, q.device):
+        query_gradient_kernel[(blocks, count)](
+            q, out, grad, lse, delta, *pooled, *window, *own, dq,
+            rows, pooled[0].shape[1], window[0].shape[1], own[0].shape[1], heads, first, softmax_scale,
+            D=width, BM=tile.queries, BN=tile.keys,
+            SCALED0=scaled(pooled), SCALED1=scaled(window), SCALED2=scaled(own),
+            num_warps=tile.warps, num_stages=tile.stages,
+        )  # fmt: skip
     tokens = own[0].shape[1]
     tile = attention_tile("own_gradient", target, width, q.dtype)
     own_gradient_kernel[(blocks_of(tokens, tile.keys), batch * heads)](
-        q, grad, lse, delta, own[0], own[1], own[2], dk, dv, rows, tokens, heads, softmax_scale,
+        q, grad, lse, delta, *own[:4], dk, dv, rows, tokens, heads, softmax_scale,
         D=width, BM=tile.queries, BN=tile.keys,
         num_warps=tile.warps, num_stages=tile.stages,
     )  # fmt: skip

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from relic_kernels.dispatch import require
+from relic_kernels.memory_attention.turns import AXES, Turns
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -17,14 +18,14 @@ class Part:
     Attributes:
         k: `(B, T, H, D)` keys before RoPE; floating point or float8_e4m3fn.
         v: `(B, T, H, D)` in the dtype of `k`.
-        turns: `(T, D / 2, 2)` float32 cosine and sine of each token's place, fractional for pooled cells.
+        turns: of each token's place, fractional for pooled cells.
         k_scale: `(B, T, H)` float32, key = stored x scale; None for 1.
         v_scale: `(B, T, H)` float32; None together with `k_scale`.
     """
 
     k: Tensor
     v: Tensor
-    turns: Tensor
+    turns: Turns
     k_scale: Tensor | None = None
     v_scale: Tensor | None = None
 
@@ -36,8 +37,14 @@ class Part:
         require(tuple(self.k.shape) == wanted, f"{name}.k {tuple(self.k.shape)} must be ({batch}, T, {heads}, {width})")
         require(self.v.shape == self.k.shape, f"{name}.v {tuple(self.v.shape)} must be {wanted} as k is")
         require(
-            tuple(self.turns.shape) == (tokens, width // 2, 2),
-            f"{name}.turns {tuple(self.turns.shape)} must be ({tokens}, {width // 2}, 2)",
+            tuple(self.turns.offsets.shape) == (tokens, AXES) and self.turns.offsets.dtype == torch.int32,
+            f"{name}.turns.offsets {tuple(self.turns.offsets.shape)} must be ({tokens}, {AXES}) of int32",
+        )
+        least = width // 2 if tokens else 0
+        table = tuple(self.turns.table.shape)
+        require(
+            len(table) == 2 and table[0] >= least and table[1] == 2,
+            f"{name}.turns.table {table} must be (P, 2), P at least {least}",
         )
         require(
             (self.k_scale is None) == (self.v_scale is None),
@@ -51,12 +58,13 @@ class Part:
 
     @property
     def tensors(self) -> list[Tensor]:
-        """Keys, values, turns and scales; empty scales for none."""
-        none = self.turns.new_empty(0)
+        """Keys, values, table and offsets of turns, and scales; empty scales for none."""
+        none = self.turns.table.new_empty(0)
         return [
             self.k,
             self.v,
-            self.turns,
+            self.turns.table,
+            self.turns.offsets,
             none if self.k_scale is None else self.k_scale,
             none if self.v_scale is None else self.v_scale,
         ]
@@ -66,4 +74,4 @@ def empty_part(q: Tensor) -> Part:
     """A part without tokens."""
     batch, _, heads, width = q.shape
     nothing = q.new_empty((batch, 0, heads, width))
-    return Part(k=nothing, v=nothing, turns=torch.empty((0, width // 2, 2), device=q.device))
+    return Part(k=nothing, v=nothing, turns=Turns.of_each(torch.empty((0, width // 2, 2), device=q.device)))

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from relic_kernels.dispatch import working_dtype
+from relic_kernels.memory_attention.turns import expanded
 
 
 def memory_attention(
@@ -40,8 +41,11 @@ def attention_weights(
 
 def joined(parts: Sequence[Sequence[Tensor]], wide: torch.dtype) -> tuple[Tensor, Tensor]:
     """Turned keys and values `(B, T, H, D)` of all parts, dequantised to a dtype and concatenated."""
-    keys = [_rotate(_read(k, k_scale, wide), turns.to(wide)) for k, _, turns, k_scale, _ in parts]
-    return torch.cat(keys, dim=1), torch.cat([_read(v, v_scale, wide) for _, v, _, _, v_scale in parts], dim=1)
+    keys = [
+        _rotate(_read(k, k_scale, wide), expanded(table, offsets, k.shape[-1]).to(wide))
+        for k, _, table, offsets, k_scale, _ in parts
+    ]
+    return torch.cat(keys, dim=1), torch.cat([_read(v, v_scale, wide) for _, v, *_, v_scale in parts], dim=1)
 
 
 def memory_attention_backward(
@@ -59,7 +63,8 @@ def memory_attention_backward(
     first = weights.shape[-1] - tokens
     dk = torch.einsum("bhlt,blhd->bthd", logits[..., first:], q.to(wide))
     dv = torch.einsum("bhlt,blhd->bthd", weights[..., first:], g)
-    back = own[2].to(wide) * own[2].new_tensor([1.0, -1.0]).to(wide)
+    turns = expanded(own[2], own[3], own[0].shape[-1]).to(wide)
+    back = turns * turns.new_tensor([1.0, -1.0])
     return dq.to(q.dtype), _rotate(dk, back).to(own[0].dtype), dv.to(own[1].dtype)
 
 

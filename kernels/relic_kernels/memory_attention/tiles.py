@@ -18,10 +18,18 @@ def load_tile(X, first, rows, head, heads, present, D: tl.constexpr):
 
 
 @triton.jit
-def store_tile(X, first, rows, head, heads, present, value, D: tl.constexpr):
-    """The counterpart of `load_tile`."""
+def load_passing(X, first, rows, head, heads, present, D: tl.constexpr):
+    """As `load_tile`, of what no other program reads: leaves the L2 cache to keys and values."""
     at = rows[:, None] * (heads * D) + tl.arange(0, D)[None, :]
-    tl.store(X + (first * heads + head) * D + at, value.to(X.dtype.element_ty), mask=present[:, None])
+    return tl.load(X + (first * heads + head) * D + at, mask=present[:, None], other=0.0, eviction_policy="evict_first")
+
+
+@triton.jit
+def store_tile(X, first, rows, head, heads, present, value, D: tl.constexpr):
+    """The counterpart of `load_passing`."""
+    at = rows[:, None] * (heads * D) + tl.arange(0, D)[None, :]
+    to = X + (first * heads + head) * D + at
+    tl.store(to, value.to(X.dtype.element_ty), mask=present[:, None], eviction_policy="evict_first")
 
 
 @triton.jit
@@ -31,11 +39,19 @@ def load_scales(SCALE, first, rows, head, heads, present):
 
 
 @triton.jit
-def turn(x, TURNS, first, rows, present, BACK: tl.constexpr, D: tl.constexpr):
-    """Neighbouring channels of float32 `(N, D)` turned to the places of tokens `first + rows`, or back."""
+def turn(x, TABLE, OFFSETS, first, rows, present, BACK: tl.constexpr, D: tl.constexpr):
+    """Neighbouring channels of float32 `(N, D)` turned to the places of tokens `first + rows`, or back.
+
+    Absent tokens take the table's first rows, of which there are at least D / 2 wherever there is a token.
+    """
     even, odd = tl.split(tl.reshape(x, (x.shape[0], D // 2, 2)))
-    at = rows[:, None] * D + tl.arange(0, D)[None, :]
-    table = tl.load(TURNS + first * D + at, mask=present[:, None], other=0.0).to(tl.float32)
+    channel = tl.arange(0, D)[None, :]
+    offset = OFFSETS + first * 3 + rows * 3
+    time = tl.load(offset, mask=present, other=0)[:, None]
+    row = tl.load(offset + 1, mask=present, other=0)[:, None]
+    column = tl.load(offset + 2, mask=present, other=0)[:, None]
+    place = tl.where(channel < D - 2 * (D // 6), tl.where(channel < D - 4 * (D // 6), time, row), column)
+    table = tl.load(TABLE + (place * 2 + channel)).to(tl.float32)
     cos, sin = tl.split(tl.reshape(table, (x.shape[0], D // 2, 2)))
     if BACK:
         sin = -sin
@@ -43,7 +59,7 @@ def turn(x, TURNS, first, rows, present, BACK: tl.constexpr, D: tl.constexpr):
 
 
 @triton.jit
-def load_keys(K, TURNS, batch, start, rows, tokens, head, heads, present, D: tl.constexpr):
+def load_keys(K, TABLE, OFFSETS, batch, start, rows, tokens, head, heads, present, D: tl.constexpr):
     """Keys of tokens `start + rows`, turned to their places, not yet scaled: float32 `(N, D)`."""
     k = load_tile(K, batch * tokens + start, rows, head, heads, present, D)
-    return turn(k, TURNS, start, rows, present, False, D)
+    return turn(k, TABLE, OFFSETS, start, rows, present, False, D)
