@@ -50,6 +50,7 @@ def turn(x, TABLE, OFFSETS, first, rows, present, BACK: tl.constexpr, D: tl.cons
     time = tl.load(offset, mask=present, other=0)[:, None]
     row = tl.load(offset + 1, mask=present, other=0)[:, None]
     column = tl.load(offset + 2, mask=present, other=0)[:, None]
+    # nested so that forward spills no register on sm_120
     place = tl.where(channel < D - 2 * (D // 6), tl.where(channel < D - 4 * (D // 6), time, row), column)
     table = tl.load(TABLE + (place * 2 + channel)).to(tl.float32)
     cos, sin = tl.split(tl.reshape(table, (x.shape[0], D // 2, 2)))
