@@ -16,6 +16,7 @@ from relic.reprojection.config import Preference
 from relic.vae.tiny_vae import TinyVae
 from relic.weights import Manifest, write_manifest
 from relic_distill.model_card import write_card
+from relic_distill.stage_teacher import is_bidirectional
 
 WORLD_FILE = "mini-world.safetensors"
 VAE_FILE = "mini-vae.safetensors"
@@ -50,9 +51,14 @@ def release(
         prefer: which view paints a guide first in play; None keeps the training's.
 
     Raises:
-        ValueError: when a file would be larger than 40 MB, or the two do not belong together.
+        ValueError: when a file would be larger than 40 MB, the two do not belong together, or the world cannot play.
     """
     world = world / "best.safetensors" if world.is_dir() else world
+    if is_bidirectional(world):
+        raise ValueError(
+            f"{world} is a bidirectional teacher, which sees a whole video at once: name the export of `relic distill "
+            "causal` or `relic distill dmd`"
+        )
     commit = git_commit()  # before this changes the checkout itself
     state, values = load_checkpoint(world)
     config = _as_played(from_json(RelicConfig, values), steps, prefer)
