@@ -210,15 +210,11 @@ class _Run:
         stage = self.stage
         networks = [*stage.modules.values(), *stage.frozen.values()]
         move_networks(networks, stage.averages.values(), self.workers.device)
-        if self.config.runtime.shard:
-            from relic_distill.sharding import process_mesh, shard_networks
+        if self.config.runtime.collective:
+            from relic_distill.sharding import share_out
 
-            mesh = process_mesh(self.workers.device, self.workers.count)
-            shard_networks(networks, stage.optimizers.values(), stage.averages.values(), mesh)
-        if self.workers.together > 1:
-            from relic_distill.sharding import share_sequences
-
-            share_sequences(networks, self.workers.neighbours())
+            averages, shard = stage.averages.values(), self.config.runtime.shard
+            share_out(networks, stage.optimizers.values(), averages, self.workers, shard=shard)
 
     def _resume(self) -> bool:
         """Go on from the newest checkpoint; whether there was one."""

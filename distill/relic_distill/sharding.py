@@ -25,6 +25,7 @@ from relic.model.transformer import Control, EmbeddedGuide, RelicBlock, RelicTra
 from relic.parallel.sequence import SequenceParallel
 from relic_distill.ema import Ema
 from relic_distill.shares import like
+from relic_distill.workers import Workers
 
 for _kind in (EmbeddedGuide, Control):
     pytree.register_dataclass(_kind)  # fully_shard looks for tensors in what a network returns
@@ -42,6 +43,26 @@ def process_mesh(device: torch.device, count: int) -> DeviceMesh:
             "`accelerate launch --num_processes N -m relic_app ...`, or leave --shard out"
         )
     return init_device_mesh(device.type, (count,))
+
+
+def share_out(
+    networks: Iterable[nn.Module],
+    optimizers: Iterable[Optimizer],
+    averages: Iterable[Ema],
+    workers: Workers,
+    *,
+    shard: bool,
+) -> None:
+    """Share parameters (where `shard`) and sequences (where processes compute together), in place.
+
+    Raises:
+        ValueError: see `process_mesh` and `share_sequences`.
+    """
+    networks = list(networks)
+    if shard:
+        shard_networks(networks, optimizers, averages, process_mesh(workers.device, workers.count))
+    if workers.together > 1:
+        share_sequences(networks, workers.neighbours())
 
 
 def shard_networks(
