@@ -49,6 +49,13 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--shard", action="store_true", help="each process keeps a share of the networks instead of all of them (FSDP2)"
     )
+    parser.add_argument(
+        "--sequence-parallel",
+        type=int,
+        default=1,
+        metavar="N",
+        help="N processes compute each video together; N divides the network's heads",
+    )
     parser.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard, in OUT/tensorboard")
 
 
@@ -87,7 +94,12 @@ def loop_of(loop: LoopConfig, options: argparse.Namespace) -> LoopConfig:
     """A recipe's loop as `add_session_arguments` changes it."""
     from relic_distill.runtime import Runtime
 
-    runtime = Runtime(mixed_precision=options.mixed_precision, shard=options.shard, tensorboard=options.tensorboard)
+    runtime = Runtime(
+        mixed_precision=options.mixed_precision,
+        shard=options.shard,
+        sequence_parallel=options.sequence_parallel,
+        tensorboard=options.tensorboard,
+    )
     return dataclasses.replace(loop, accumulate=options.accumulate, runtime=runtime, steps=options.steps or loop.steps)
 
 

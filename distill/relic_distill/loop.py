@@ -175,7 +175,7 @@ def train(stage: Stage, config: LoopConfig, out: Path, *, progress_bar: bool = T
 class _Run:
     def __init__(self, stage: Stage, config: LoopConfig, out: Path, progress_bar: bool) -> None:
         self.stage, self.config, self.out = stage, config, out
-        self.workers = Workers(config.runtime.mixed_precision)
+        self.workers = Workers(config.runtime.mixed_precision, config.runtime.sequence_parallel)
         self.parts = self.workers.share(config.accumulate)
         self.peaks = {
             name: [float(group["lr"]) for group in optimizer.param_groups]
@@ -210,11 +210,11 @@ class _Run:
         stage = self.stage
         networks = [*stage.modules.values(), *stage.frozen.values()]
         move_networks(networks, stage.averages.values(), self.workers.device)
-        if self.config.runtime.shard:
-            from relic_distill.sharding import process_mesh, shard_networks
+        if self.config.runtime.collective:
+            from relic_distill.sharding import share_out
 
-            mesh = process_mesh(self.workers.device, self.workers.count)
-            shard_networks(networks, stage.optimizers.values(), stage.averages.values(), mesh)
+            averages, shard = stage.averages.values(), self.config.runtime.shard
+            share_out(networks, stage.optimizers.values(), averages, self.workers, shard=shard)
 
     def _resume(self) -> bool:
         """Go on from the newest checkpoint; whether there was one."""
@@ -293,7 +293,7 @@ class _Run:
             with self.workers.computing():
                 parts.append(self.stage.backward(step, part))
         totals = torch.tensor([sum(figures[key] for figures in parts) for key in parts[0]], dtype=torch.float64)
-        means = self.workers.summed(totals) / self.config.accumulate
+        means = self.workers.summed(totals) / (self.config.accumulate * self.workers.together)
         return dict(zip(parts[0], means.tolist(), strict=True))
 
     def _count_bad(self, loss: float, norm: float) -> None:
@@ -347,7 +347,7 @@ class _Run:
         self._log_figures()  # a resumed run starts its averages here, so an unbroken one must too
         stage = self.stage
         try:
-            if self.workers.is_main or self.config.runtime.shard:  # of sharded networks no process has enough
+            if self.workers.is_main or self.config.runtime.collective:
                 figures = self._sample() if sample else {}
                 keep = self.workers.is_main
                 tensors = collect_tensors(stage.modules, stage.optimizers, stage.averages, keep=keep)

@@ -11,18 +11,21 @@ MixedPrecision = Literal["no", "bf16"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Runtime:
-    """Precision, sharding and trackers of a session.
+    """Precision, processes and trackers of a session.
 
     Attributes:
         mixed_precision: `bf16` computes matrix products in bfloat16 (accelerate's autocast); parameters, optimisers and
             averages stay float32.
         shard: each process keeps a share of the networks' parameters, gradients and optimiser state (FSDP2) instead of
             all of them; needs several processes.
+        sequence_parallel: so many processes compute each video together (Ulysses, see `relic.parallel.sequence`); 1
+            for one each.
         tensorboard: also log for TensorBoard.
     """
 
     mixed_precision: MixedPrecision = "no"
     shard: bool = False
+    sequence_parallel: int = 1
     tensorboard: bool = False
 
     def __post_init__(self) -> None:
@@ -30,3 +33,10 @@ class Runtime:
             raise ValueError(
                 f"mixed_precision {self.mixed_precision!r} is not one of {typing.get_args(MixedPrecision)}"
             )
+        if self.sequence_parallel < 1:
+            raise ValueError(f"sequence_parallel {self.sequence_parallel} must be at least 1")
+
+    @property
+    def collective(self) -> bool:
+        """Whether no process can compute with a network alone."""
+        return self.shard or self.sequence_parallel > 1

@@ -11,10 +11,12 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
+import torch.distributed as dist
 from accelerate import Accelerator, PartialState
 from accelerate.state import AcceleratorState
 from accelerate.utils import AutocastKwargs, broadcast_object_list, reduce
 from torch import Tensor, nn
+from torch.distributed import ProcessGroup
 from torch.distributed.tensor import DTensor
 
 from relic_distill.devices import on_device
@@ -28,9 +30,13 @@ class Workers:
 
     Args:
         mixed_precision: see `relic_distill.runtime.Runtime`.
+        together: processes that compute each part of a step together; neighbours by number.
+
+    Raises:
+        ValueError: when the processes do not make up such groups.
     """
 
-    def __init__(self, mixed_precision: MixedPrecision = "no") -> None:
+    def __init__(self, mixed_precision: MixedPrecision = "no", together: int = 1) -> None:
         self._state = PartialState(cpu=not torch.accelerator.is_available())
         # accelerate holds one precision a process; stages of one process may differ in theirs
         AcceleratorState._reset_state()
@@ -38,6 +44,12 @@ class Workers:
         self._accelerator = Accelerator(
             mixed_precision=mixed_precision, kwargs_handlers=[AutocastKwargs(cache_enabled=False)]
         )
+        if self.count % together:
+            raise ValueError(
+                f"sequence_parallel {together} does not divide the {self.count} processes: start it with "
+                "`accelerate launch --num_processes N -m relic_app ...`, N a multiple of it"
+            )
+        self.together = together
 
     @property
     def device(self) -> torch.device:
@@ -73,16 +85,18 @@ class Workers:
             )
 
     def share(self, parts: int) -> range:
-        """This process's parts of a step.
+        """The parts of a step that this process computes, alone or together with its neighbours.
 
         Raises:
             ValueError: when the parts cannot be shared out evenly.
         """
-        if parts % self.count:
+        groups = self.count // self.together
+        if parts % groups:
+            shares = "processes" if self.together == 1 else f"groups of {self.together} processes"
             raise ValueError(
-                f"accumulate {parts} is no multiple of the {self.count} processes: each takes as many parts of a step"
+                f"accumulate {parts} is no multiple of the {groups} {shares}: each takes as many parts of a step"
             )
-        return range(int(self._state.process_index), parts, self.count)
+        return range(int(self._state.process_index) // self.together, parts, groups)
 
     def add_up(self, parameters: Sequence[nn.Parameter], scale: float) -> None:
         """Make the gradients of all processes their sum times `scale`, in place.
@@ -100,6 +114,12 @@ class Workers:
             torch._foreach_mul_(whole, scale)
         if sharded and scale * self.count != 1.0:
             torch._foreach_mul_([gradient.to_local() for gradient in sharded], scale * self.count)
+
+    def neighbours(self) -> ProcessGroup:
+        """The processes that compute the same parts as this one; every process must ask for them."""
+        group, _ = dist.new_subgroups(self.together)
+        assert group is not None
+        return group
 
     def summed(self, values: Tensor) -> Tensor:
         """The sum over all processes, in each of them."""

@@ -1,4 +1,4 @@
-"""FSDP2 over gloo: the numbers of one process, and checkpoints that one process goes on from."""
+"""FSDP2 and Ulysses over gloo: the numbers of one process, and checkpoints that one process goes on from."""
 
 import dataclasses
 import os
@@ -20,7 +20,7 @@ from relic_distill.loop import LoopConfig, train
 from relic_distill.muon import Muon
 from relic_distill.runs import Files, train_causal, train_dmd, train_teacher
 from relic_distill.runtime import Runtime
-from relic_distill.sharding import process_mesh, shard_networks
+from relic_distill.sharding import process_mesh, shard_networks, share_sequences
 from relic_distill.shares import like, own_share, whole
 from relic_distill.smoke import tiny_causal
 from relic_distill.stage_causal import CausalTrainConfig
@@ -33,24 +33,30 @@ from tests.relic_distill.test_workers import launched
 
 PROCESSES = 2
 KINDS = ("causal", "teacher", "dmd")
+ALONE = Runtime()
+WAYS = {
+    "shard": Runtime(shard=True),
+    "sequence": Runtime(sequence_parallel=PROCESSES),
+    "both": Runtime(shard=True, sequence_parallel=PROCESSES),
+}
 
 
-def settings(steps: int, *, shard: bool) -> dict[str, object]:
+def settings(steps: int, runtime: Runtime) -> dict[str, object]:
     loop = LoopConfig(
         steps=steps, accumulate=PROCESSES, warmup=1, decay=0.01, checkpoint_steps=2, checkpoint_minutes=60, log_every=1,
-        runtime=Runtime(shard=shard),
+        runtime=runtime,
     )  # fmt: skip
     phases = (Phase(until_step=10, frames=4, batch=1),)
     base = dataclasses.replace(tiny_causal(steps), loop=loop, phases=phases, sample_runs=1, sample_frames=3)
     return {field.name: getattr(base, field.name) for field in dataclasses.fields(WorldTrainConfig)}
 
 
-def run(kind: str, encoded: Path, out: Path, steps: int, *, shard: bool) -> None:
+def run(kind: str, encoded: Path, out: Path, steps: int, runtime: Runtime = ALONE) -> None:
     files = Files(
         data=encoded / "latents", vae=encoded / "vae.safetensors", depth=encoded / "depth.safetensors",
         text_encoder=HashEncoder(4),
     )  # fmt: skip
-    values, lively = settings(steps, shard=shard), encoded / "lively.safetensors"
+    values, lively = settings(steps, runtime), encoded / "lively.safetensors"
     if kind == "causal":
         train_causal(CausalTrainConfig(**values), files, out, init=lively)  # type: ignore[arg-type]
     elif kind == "teacher":
@@ -62,7 +68,7 @@ def run(kind: str, encoded: Path, out: Path, steps: int, *, shard: bool) -> None
 
 @pytest.fixture(scope="module")
 def runs(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Two steps of each stage by two processes that share the networks, and by one that has them whole."""
+    """Two steps of each stage by two processes that share in each of the ways, and by one that has all."""
     root = tmp_path_factory.mktemp("sharded")
     write_lively(encoded / "lively.safetensors")
     command = [*launched(PROCESSES), __name__, str(encoded), str(root)]
@@ -70,7 +76,7 @@ def runs(encoded: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=600)
     assert done.returncode == 0, done.stderr[-3000:]
     for kind in KINDS:
-        run(kind, encoded, root / f"{kind}-one", 2, shard=False)
+        run(kind, encoded, root / f"{kind}-one", 2)
     return root
 
 
@@ -91,10 +97,14 @@ def assert_close(one: Path, other: Path) -> None:
         torch.testing.assert_close(second[name], first[name], rtol=1e-5, atol=1e-5)
 
 
+@pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_network_shared_out_trains_as_a_whole_one(runs: Path, encoded: Path, kind: str) -> None:
-    one, two = runs / f"{kind}-one", runs / f"{kind}-two"
-    assert [(line["processes"], line["shard"]) for line in (log_of(one)[0], log_of(two)[0])] == [(1, False), (2, True)]
+def test_a_network_shared_out_trains_as_a_whole_one(runs: Path, encoded: Path, kind: str, way: str) -> None:
+    one, two = runs / f"{kind}-one", runs / f"{kind}-{way}"
+    for out, processes, runtime in ((one, 1, ALONE), (two, PROCESSES, WAYS[way])):
+        assert {"processes": processes, **dataclasses.asdict(runtime)}.items() <= log_of(out)[0].items()
+    losses = [[line["loss"] for line in log_of(out) if "loss" in line] for out in (one, two)]
+    assert losses[1] == pytest.approx(losses[0], rel=1e-4)
     assert_close(one / "latest.safetensors", two / "latest.safetensors")
     assert_close(one / "checkpoint" / "step-00000002.safetensors", two / "checkpoint" / "step-00000002.safetensors")
     moved = load_checkpoint(two / "checkpoint" / "step-00000002.safetensors")[0]
@@ -103,14 +113,18 @@ def test_a_network_shared_out_trains_as_a_whole_one(runs: Path, encoded: Path, k
 
 
 def test_one_process_goes_on_where_two_stopped(runs: Path, encoded: Path) -> None:
-    run("teacher", encoded, runs / "teacher-two", 4, shard=False)
-    run("teacher", encoded, runs / "teacher-one", 4, shard=False)
-    assert_close(runs / "teacher-one" / "latest.safetensors", runs / "teacher-two" / "latest.safetensors")
+    run("teacher", encoded, runs / "teacher-both", 4)
+    run("teacher", encoded, runs / "teacher-one", 4)
+    assert_close(runs / "teacher-one" / "latest.safetensors", runs / "teacher-both" / "latest.safetensors")
 
 
 def test_a_single_process_has_nothing_to_share(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"over several processes, this is 1: .*accelerate launch"):
-        train(LineStage(), LoopConfig(steps=1, runtime=Runtime(shard=True)), tmp_path / "out", progress_bar=False)
+    for runtime, reason in (
+        (Runtime(shard=True), "over several processes, this is 1: "),
+        (Runtime(sequence_parallel=2), "sequence_parallel 2 does not divide the 1 processes: "),
+    ):
+        with pytest.raises(ValueError, match=rf"{reason}.*accelerate launch"):
+            train(LineStage(), LoopConfig(steps=1, runtime=runtime), tmp_path / "out", progress_bar=False)
     assert not (tmp_path / "out").exists()
 
 
@@ -147,8 +161,18 @@ def check_taking_a_share(folder: Path) -> None:
     assert torch.equal(share, load_checkpoint(path)[0]["whole"].chunk(2)[int(os.environ["RANK"])])
 
 
+def check_only_worlds_share_sequences() -> None:
+    """An auto-encoder's training has no sequence to share, and says so."""
+    workers = Workers(together=PROCESSES)
+    assert list(workers.share(3)) == [0, 1, 2], "both take every part"
+    with pytest.raises(ValueError, match="sequence of a world's network, and none is trained here"):
+        share_sequences([nn.Linear(2, 2)], workers.neighbours())
+
+
 if __name__ == "__main__":
     check_shares()
     check_taking_a_share(Path(sys.argv[2]))
+    check_only_worlds_share_sequences()
     for stage in KINDS:
-        run(stage, Path(sys.argv[1]), Path(sys.argv[2]) / f"{stage}-two", 2, shard=True)
+        for name, chosen in WAYS.items():
+            run(stage, Path(sys.argv[1]), Path(sys.argv[2]) / f"{stage}-{name}", 2, chosen)

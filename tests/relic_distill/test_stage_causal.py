@@ -105,6 +105,33 @@ def test_training_lowers_the_loss_and_the_release_plays(encoded: Path, tmp_path:
         torch.testing.assert_close(world.model.state_dict()[name], value.bfloat16().float())
 
 
+def test_a_release_averages_with_the_weights_before(encoded: Path, tmp_path: Path) -> None:
+    mine = stage(encoded)
+    mine.backward(0)
+    mine.export(tmp_path / "before.safetensors")
+    before = {name: value.clone() for name, value in mine.averages["model"].average.items()}
+    with torch.no_grad():
+        for value in mine.averages["model"].average.values():
+            value.add_(1.0)
+    mine.export(tmp_path / "after.safetensors")
+    files = {"depth": encoded / "depth.safetensors", "average_with": tmp_path / "before.safetensors"}
+
+    def released(share: float) -> None:
+        release(
+            tmp_path / "after.safetensors", encoded / "vae.safetensors", tmp_path / "weights", {}, share=share, **files
+        )
+
+    released(0.25)
+    for name, value in World.load(tmp_path / "weights").model.state_dict().items():
+        torch.testing.assert_close(value, (before[name] + 0.25).bfloat16().float())
+    for share in (0.0, 1.5):
+        with pytest.raises(ValueError, match=rf"share {share:g} must lie in"):
+            released(share)
+    files["average_with"] = encoded / "depth.safetensors"
+    with pytest.raises(ValueError, match=r"depth.safetensors is no network of the same sizes: "):
+        released(0.5)
+
+
 def test_only_block_matrices_go_to_muon(encoded: Path) -> None:
     model = stage(encoded).model
     matrices, others = split_parameters(model)

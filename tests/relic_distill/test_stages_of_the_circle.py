@@ -12,6 +12,7 @@ from relic.flow_matching import add_noise, sampling_sigmas
 from relic.weights import default_weights_dir
 from relic_distill.bidirectional import DropConfig, drop_conditions
 from relic_distill.loop import step_generator, torch_generator, train
+from relic_distill.release import release
 from relic_distill.runs import Files, draw_trajectories, train_dmd, train_init, train_teacher
 from relic_distill.scores import CausalScore, VideoScore
 from relic_distill.smoke import tiny_causal
@@ -208,6 +209,12 @@ def test_a_student_keeps_the_ages_of_memory_that_it_knew(encoded: Path, causal: 
         assert stage.draw(0).latents.shape[2] == 4
         stage.export(tmp_path / "distilled.safetensors")
         assert load_checkpoint(tmp_path / "distilled.safetensors")[1]["memory"]["max_age"] == kept
+
+
+def test_a_bidirectional_teacher_is_not_released(teacher: Path, files: Files, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=rf"{teacher} is a bidirectional teacher.*relic distill dmd"):
+        release(teacher, files.vae, tmp_path / "weights", {}, depth=files.depth)
+    assert not (tmp_path / "weights").exists()
 
 
 def test_a_critic_that_is_the_teacher_moves_nothing(encoded: Path, teacher: Path) -> None:

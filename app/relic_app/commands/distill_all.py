@@ -19,6 +19,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_refused_argument(
         parser, "--shard", "one process renders, samples and trains; give it to the trainings, one by one"
     )
+    add_refused_argument(
+        parser, "--sequence-parallel", "one process renders, samples and trains; give it to the trainings, one by one"
+    )
     parser.add_argument("--dry-run", action="store_true", help="print the plan and run nothing")
 
 

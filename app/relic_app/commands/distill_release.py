@@ -23,6 +23,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         choices=("latest", "remembered"),
         help="view that paints first; the training's when left out",
     )
+    parser.add_argument(
+        "--average-with",
+        type=Path,
+        metavar="FILE",
+        help="weights that the training began from, averaged with the world's",
+    )
+    parser.add_argument("--share", type=float, default=0.5, help="of the world's own weights in that average")
     parser.add_argument("--note", action="append", default=[], metavar="KEY=VALUE", help="provenance for the manifest")
 
 
@@ -46,6 +53,8 @@ def run(options: argparse.Namespace) -> int:
         depth=options.depth,
         steps=options.steps,
         prefer=options.prefer,
+        average_with=options.average_with,
+        share=options.share,
     )
     print(f"wrote {', '.join(str(options.out / name) for name in manifest.files)}")
     return 0

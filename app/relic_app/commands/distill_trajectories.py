@@ -20,6 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_precision_argument(parser)
     add_refused_argument(parser, "--accumulate", "sampling takes no optimiser steps")
     add_refused_argument(parser, "--shard", "paths are sampled by one process")
+    add_refused_argument(parser, "--sequence-parallel", "paths are sampled by one process")
     add_refused_argument(parser, "--tensorboard", "sampling has no figures to log")
 
 
