@@ -300,7 +300,7 @@ def test_an_engine_that_fails_is_told_and_its_place_is_freed(client, services, m
     with opened(client) as page:
         page.start()
         with monkeypatch.context() as patch:
-            patch.setattr(WorldEngine, "step", lambda *_args: 1 / 0)
+            patch.setattr(WorldEngine, "begin_step", lambda *_args: 1 / 0)
             error = page.until("error", code="engine")
         assert "division by zero" in error["message"]
         assert "a session stopped" in caplog.text
