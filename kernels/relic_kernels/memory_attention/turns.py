@@ -74,8 +74,7 @@ def axis_pairs(head_width: int) -> tuple[int, int, int]:
 
 def expanded(table: Tensor, offsets: Tensor, head_width: int) -> Tensor:
     """The turn of every token, `(T, D / 2, 2)` in the dtype of the table."""
+    of_time, of_rows, _ = axis_pairs(head_width)
     pairs = torch.arange(head_width // 2, device=offsets.device)
-    axis = torch.arange(AXES, device=offsets.device).repeat_interleave(
-        torch.tensor(axis_pairs(head_width), device=offsets.device), output_size=head_width // 2
-    )
+    axis = (pairs >= of_time).long() + (pairs >= of_time + of_rows).long()
     return table[offsets[:, axis] + pairs]
