@@ -62,7 +62,8 @@ def filled_memory(world: World, memory: MemoryConfig, seconds: float, seed: int 
     generator = torch.Generator().manual_seed(seed)
     shape = (model.num_layers, 1, 1, model.tokens_per_frame, model.num_heads, model.head_dim)
     for _ in range(frames):
-        filled.append(torch.randn(shape, generator=generator), torch.randn(shape, generator=generator))
+        k, v = (torch.randn(shape, generator=generator) for _ in range(2))
+        filled.append(k.unbind(), v.unbind())
     return filled
 
 
