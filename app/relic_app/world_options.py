@@ -65,13 +65,13 @@ class WorldSource:
 
         from relic.wan_world import load_wan_world
 
-        device = _device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        device = find_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
         return load_wan_world(
             self.wan,
             control=self.control,
             tiny_decoder=self.taehv,
             device=device,
-            vae_device=None if self.vae_device is None else _device(self.vae_device),
+            vae_device=None if self.vae_device is None else find_device(self.vae_device),
             dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
         )
 
@@ -148,7 +148,12 @@ def _flag(name: str) -> str:
     return "--" + name.replace("_", "-")
 
 
-def _device(name: str) -> torch.device:
+def find_device(name: str) -> torch.device:
+    """The device of that name.
+
+    Raises:
+        ValueError: where there is none such.
+    """
     import torch
 
     try:

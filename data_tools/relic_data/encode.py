@@ -78,6 +78,8 @@ def encode_dataset(
 ) -> None:
     """Encode every clip of a rendered data set; complete files are kept, so a stopped run goes on.
 
+    The auto-encoder computes on the accelerator that torch finds, else on the processor.
+
     Args:
         data: folder written by `relic_data.render`.
         vae_checkpoint: exported weights of the tiny VAE.
@@ -93,6 +95,8 @@ def encode_dataset(
         raise ValueError(f"palindromes {palindromes} must be at least 0")
     vae = TinyVae.load(vae_checkpoint).eval()
     latent_space = vae.latent_space_digest()
+    device = torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
+    vae.to(device)
     if (out / MANIFEST).is_file():
         check_latent_space(out, latent_space)
         before = _read_manifest(out)["seed"]
@@ -106,7 +110,7 @@ def encode_dataset(
             if not target.exists():
                 random = np.random.default_rng((seed, zlib.crc32(clip.name.encode()), version))
                 index = _frame_index(len(clip.path), version, random)
-                _encode_version(vae, clip, index, target, augmented=version > 0)
+                _encode_version(vae, device, clip, index, target, augmented=version > 0)
 
 
 def _frame_index(frames: int, version: int, random: np.random.Generator) -> NDArray[np.intp]:
@@ -116,8 +120,11 @@ def _frame_index(frames: int, version: int, random: np.random.Generator) -> NDAr
 
 
 @torch.inference_mode()
-def _encode_version(vae: TinyVae, clip: Clip, index: NDArray[np.intp], target: Path, *, augmented: bool) -> None:
-    frames = frames_to_tensor(clip.frames[index])
+def _encode_version(
+    vae: TinyVae, device: torch.device, clip: Clip, index: NDArray[np.intp], target: Path, *, augmented: bool
+) -> None:
+    with device:
+        frames = frames_to_tensor(clip.frames[index])
     latents = vae.encode(frames[None])[0].transpose(0, 1)
     stills = frames[:, ::TEMPORAL_FACTOR].transpose(0, 1).unsqueeze(2)
     pictures = torch.cat([vae.encode(part)[:, :, 0] for part in stills.split(_PICTURE_BATCH)])
@@ -126,8 +133,8 @@ def _encode_version(vae: TinyVae, clip: Clip, index: NDArray[np.intp], target: P
     captions = clip.captions
     segment = index[::TEMPORAL_FACTOR] // (CAPTION_SECONDS * FPS)
     tensors = {
-        "latents": latents.half(),
-        "pictures": pictures.half(),
+        "latents": latents.half().cpu(),
+        "pictures": pictures.half().cpu(),
         "rotations_w2c": torch.from_numpy(np.array(path.rotations_w2c)),
         "positions": torch.from_numpy(np.array(path.positions)),
         "actions": torch.from_numpy(actions_from_poses(path).astype(np.float32)),

@@ -18,7 +18,6 @@ from relic.json_files import write_json
 from relic.vae.config import TEMPORAL_FACTOR
 from relic_data.clips import clip_frames
 from relic_data.encode import encode_dataset
-from relic_data.render import render_dataset
 from relic_distill.loop import Outcome, same_settings
 from relic_distill.release import release
 from relic_distill.runs import Files, draw_trajectories, train_causal, train_dmd, train_init, train_teacher
@@ -142,6 +141,8 @@ class _Folders:
 
 
 def _render(circle: Circle, at: _Folders) -> Outcome:
+    from relic_data.render import render_dataset  # its packages are an extra that training does without
+
     config = circle.render
     render_dataset(
         at.out / "data", config.scenes, config.seconds, config.seed, config.workers,

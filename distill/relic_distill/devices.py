@@ -1,13 +1,16 @@
 """Training on another device than the processor.
 
 Losses create tensors without naming a device and draw noise from generators of the processor. On another device the
-harness runs them under `on_device`: what they create lies there, and noise is drawn where its generator lies, then
-moved. So losses need not know a device, and their batches, noise levels and noise are the same on each.
+harness runs them under `on_device`: what they create lies there, and random numbers are drawn where their generator
+lies, then moved. So losses need not know a device, and their batches, noise levels and choices are the same on each.
+Only much noise at once, which would take a processor longer than the step, is drawn on the device, by a generator that
+the given one seeds: a run on one kind of device can be repeated there.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -23,6 +26,8 @@ if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
 _RANDOM = frozenset({torch.rand, torch.randn, torch.randint, torch.randperm})
+_NOISE = frozenset({torch.rand, torch.randn})
+_MUCH = 2**21
 
 _Batch = TypeVar("_Batch", bound="DataclassInstance")
 
@@ -39,8 +44,17 @@ class _DrawnByItsGenerator(TorchFunctionMode):
         generator = named.get("generator")
         if func not in _RANDOM or generator is None:
             return func(*args, **named)
-        wanted = named.get("device") or torch.get_default_device()
+        wanted = torch.device(named.get("device") or torch.get_default_device())
+        if wanted != generator.device and func in _NOISE and _count(args) > _MUCH:
+            seed = torch.randint(2**62, (1,), generator=generator, device=generator.device)
+            named["generator"] = torch.Generator(wanted).manual_seed(int(seed))
+            return func(*args, **{**named, "device": wanted})
         return func(*args, **{**named, "device": generator.device}).to(wanted)
+
+
+def _count(size: tuple[Any, ...]) -> int:
+    """Numbers of a size given as `rand` takes it: one sequence, or its values one after another."""
+    return math.prod(size[0] if size and not isinstance(size[0], int) else size)
 
 
 @contextmanager

@@ -4,8 +4,8 @@ Teacher forcing: a pass holds clean latent frames `0 .. C-1` followed by noisy l
 a block of either kind are the clean frames before it. Diffusion and hybrid forcing: a pass holds each frame once, some
 of them clean, and a block's past is whatever the pass holds before it. In all of them, a block attends to its own
 frames and to memory as it stands before the block: the last `window` frames at full resolution and older ones pooled
-by the schedule, keys pooled before RoPE (paper, sections 4.3 and 4.4). The loop over blocks calls attention on exact
-key sets, so nothing masked is computed.
+by the schedule, keys pooled before RoPE (paper, sections 4.3 and 4.4). Attention is called on exact key sets, block by
+block, so nothing masked is computed.
 
 Axes: B batch, F frames of the pass, L tokens of a frame, K memory tokens, H heads, D head width.
 """
@@ -17,11 +17,9 @@ from torch import Tensor
 
 from relic.config import MemoryConfig, ModelConfig
 from relic.memory.compression import frame_factor, pool_tokens, pooled_positions
-from relic.model.attention import scaled_dot_product
 from relic.model.conditioning import CameraConditioning
 from relic.model.rope import grid_positions, rotate, rotation
-
-Frames = list[Tensor]
+from relic_distill.blockwise_attention import Read, blockwise_attention
 
 
 class CausalPass:
@@ -49,6 +47,7 @@ class CausalPass:
         self._model, self._memory = model, memory
         self._space = grid_positions(model.grid)
         self._pass_rotation = self._rotation(self.frame_indices, 1)
+        self._reads = self._plan()
 
     @property
     def frame_indices(self) -> list[int]:
@@ -79,30 +78,28 @@ class CausalPass:
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See `relic.model.attention.AttentionContext.attend`; F is the number of `frame_indices`."""
-        q_frames = q.unbind(1)
-        k_frames = rotate(k.flatten(1, 2), self.query_rotation(k.device)).reshape(k.shape).unbind(1)
-        v_frames = v.unbind(1)
+        turned = rotate(k.flatten(1, 2), self.query_rotation(k.device)).reshape(k.shape)
         pooled_k, pooled_v = self._pooled(k[:, : self.num_past], v[:, : self.num_past])
-        clean: Frames = []
-        noisy: Frames = []
+        return blockwise_attention(q, turned, v, pooled_k, pooled_v, self._reads)
+
+    def _plan(self) -> tuple[Read, ...]:
+        """What each block of the pass attends to."""
+        reads = []
         size, offset = self.block_frames, self.num_past - 1
         for start in [0, *range(1, self.num_frames, size)]:
             stop = start + (size if start else 1)
-            before = [
-                *pooled_k[: self._window_start(start)],
-                *k_frames[self._window_start(start, full=True) : start],
-            ]
-            before_v = [
-                *pooled_v[: self._window_start(start)],
-                *v_frames[self._window_start(start, full=True) : start],
-            ]
+            recent = slice(self._window_start(start, full=True), start)
+            pooled = self._pooled_tokens(self._window_start(start))
             if start < self.num_past:
-                own = slice(start, stop)
-                clean += self._block(q_frames[own], [*before, *k_frames[own]], [*before_v, *v_frames[own]])
+                reads.append(Read(own=slice(start, stop), pooled=pooled, recent=recent))
             if start and self.num_past < self.num_frames:
-                own = slice(start + offset, stop + offset)
-                noisy += self._block(q_frames[own], [*before, *k_frames[own]], [*before_v, *v_frames[own]])
-        return torch.stack([*clean, *noisy], dim=1)
+                reads.append(Read(own=slice(start + offset, stop + offset), pooled=pooled, recent=recent))
+        return tuple(reads)
+
+    def _pooled_tokens(self, frames: int) -> int:
+        """Tokens of so many first frames, pooled."""
+        factors = (frame_factor(frame, self._memory.schedule) for frame in range(frames))
+        return sum(len(pooled_positions(self._space, self._model.grid, factor)) for factor in factors)
 
     def _window_start(self, start: int, *, full: bool = False) -> int:
         """First frame kept in full before block `start`; with `full`=False, how many pooled frames it sees."""
@@ -114,13 +111,11 @@ class CausalPass:
             case "compressed":
                 return max(0, start - self._memory.window)
 
-    def _block(self, q: tuple[Tensor, ...], k: Frames, v: Frames) -> Frames:
-        out = scaled_dot_product(torch.cat(q, dim=1), torch.cat(k, dim=1), torch.cat(v, dim=1))
-        return list(out.split(q[0].shape[1], dim=1))
-
-    def _pooled(self, k: Tensor, v: Tensor) -> tuple[Frames, Frames]:
-        """Pooled, rotated keys and pooled values of every clean frame that some block sees pooled."""
+    def _pooled(self, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Pooled, rotated keys and pooled values of every clean frame that some block sees pooled, frame by frame."""
         count = self._window_start(self.num_frames - self.block_frames)
+        if not count:
+            return k[:, :0].flatten(1, 2), v[:, :0].flatten(1, 2)
         keys: dict[int, Tensor] = {}
         values: dict[int, Tensor] = {}
         factors = [frame_factor(frame, self._memory.schedule) for frame in range(count)]
@@ -131,7 +126,8 @@ class CausalPass:
             turned = rotate(pooled.flatten(1, 2), turn).reshape(pooled.shape)
             keys.update(zip(frames, turned.unbind(1), strict=True))
             values.update(zip(frames, pool_tokens(v[:, frames], self._model.grid, factor).unbind(1), strict=True))
-        return [keys[frame] for frame in range(count)], [values[frame] for frame in range(count)]
+        joined = (torch.cat([by_frame[frame] for frame in range(count)], dim=1) for by_frame in (keys, values))
+        return next(joined), next(joined)
 
     def _rotation(self, frames: list[int], factor: int) -> Tensor:
         place = pooled_positions(self._space, self._model.grid, factor)

@@ -74,6 +74,21 @@ def mini_causal_longer(minutes: float) -> CausalTrainConfig:
     )
 
 
+def mini_causal_gpu(minutes: float) -> CausalTrainConfig:
+    """The mini world's training on a GPU with 40 GB or more: larger batches, runs of 5, 10 and 20 seconds."""
+    return dataclasses.replace(
+        mini_causal(minutes),
+        loop=LoopConfig(minutes=minutes, warmup=50, decay=0.7, checkpoint_minutes=30),
+        phases=(
+            Phase(until_step=600, frames=FIVE_SECONDS, batch=32),
+            Phase(until_step=900, frames=TEN_SECONDS, batch=16),
+            Phase(until_step=10**6, frames=TWENTY_SECONDS, batch=8),
+        ),
+        guide=GuideConfig(swap_chance=0.75),
+        ema_decay=0.995,
+    )
+
+
 def _curriculum(first: int, second: int) -> tuple[Phase, ...]:
     """Runs of 5, 10 and 20 seconds (paper, section 4.4)."""
     return (
@@ -164,6 +179,7 @@ DEPTH_RECIPES: Recipes[DepthTrainConfig] = {"mini": mini_depth, "tiny-smoke": la
 CAUSAL_RECIPES: Recipes[CausalTrainConfig] = {
     "mini": mini_causal,
     "mini-longer": mini_causal_longer,
+    "mini-gpu": mini_causal_gpu,
     "tiny-smoke": lambda _: tiny_smoke().causal,
 }
 TEACHER_RECIPES: Recipes[TeacherTrainConfig] = {"mini": mini_teacher, "tiny-smoke": lambda _: tiny_smoke().teacher}

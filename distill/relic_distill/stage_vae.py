@@ -24,6 +24,7 @@ from relic.pictures import frames_to_tensor, tensor_to_frames
 from relic.vae.config import TEMPORAL_FACTOR, VaeConfig
 from relic.vae.tiny_vae import TinyVae
 from relic_data.clips import ClipDataset
+from relic_distill.ahead import Ahead
 from relic_distill.ema import Ema
 from relic_distill.images import contact_sheet, save_picture
 from relic_distill.loop import LoopConfig, Outcome, step_generator, torch_generator, train
@@ -93,11 +94,11 @@ class VaeTrainConfig:
                 raise ValueError(f"{name} {getattr(self, name)} must not be negative")
 
 
-def draw_windows(videos: Videos, count: int, frames: int, rng: np.random.Generator) -> Tensor:
+def pick_windows(videos: Videos, count: int, frames: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     """Random windows, mirrored and reversed in time by the toss of coins.
 
     Returns:
-        (count, 3, frames, H, W) float32 in [-1, 1].
+        (count, frames, H, W, 3).
 
     Raises:
         ValueError: when every video is shorter than a window.
@@ -115,8 +116,13 @@ def draw_windows(videos: Videos, count: int, frames: int, rng: np.random.Generat
             window = window[::-1]
         if rng.random() < 0.5:
             window = window[:, :, ::-1]
-        windows.append(np.ascontiguousarray(window))
-    return frames_to_tensor(np.stack(windows))
+        windows.append(window)
+    return np.stack(windows)
+
+
+def draw_windows(videos: Videos, count: int, frames: int, rng: np.random.Generator) -> Tensor:
+    """`pick_windows` as (count, 3, frames, H, W) float32 in [-1, 1]."""
+    return frames_to_tensor(pick_windows(videos, count, frames, rng))
 
 
 def edge_error(predicted: Tensor, truth: Tensor) -> Tensor:
@@ -161,6 +167,13 @@ class VaeStage:
         self.frozen: Mapping[str, nn.Module] = {}
         self.averages: Mapping[str, Ema] = {"vae": Ema(self.vae, config.ema_decay)}
         self.optimizers: Mapping[str, Optimizer] = self._optimizers()
+        self._ahead = Ahead(self._windows_of)
+
+    def _windows_of(self, key: tuple[int, ...]) -> NDArray[np.uint8]:
+        """The windows of a step and part."""
+        step, part = key
+        config, rng = self.config, step_generator(self.config.seed, step, _WINDOW_STREAM, part)
+        return pick_windows(self.training, config.batch, config.window_frames, rng)
 
     def _initial_vae(self) -> TinyVae:
         if self.config.start_from is not None:
@@ -199,8 +212,9 @@ class VaeStage:
     def backward(self, step: int, part: int = 0) -> dict[str, float]:
         """One batch's loss and gradients."""
         config = self.config
-        windows_rng = step_generator(config.seed, step, _WINDOW_STREAM, part)
-        truth = draw_windows(self.training, config.batch, config.window_frames, windows_rng)
+        on_gpu = next(self.vae.parameters()).device.type == "cuda"
+        picked = self._ahead.get((step, part), (step + 1, part)) if on_gpu else self._windows_of((step, part))
+        truth = frames_to_tensor(picked)
         self.vae.train()
         with torch.set_grad_enabled(not config.decoder_only):
             latents = self.vae.encode(truth)

@@ -31,6 +31,7 @@ from relic.text import TextEncoder
 from relic.vae.tiny_vae import TinyVae
 from relic.world import make_reprojector, world_intrinsics
 from relic_data.encode import LatentDataset, check_latent_space
+from relic_distill.ahead import Ahead
 from relic_distill.causal_loss import ClipBatch, NoiseConfig
 from relic_distill.clip_sampler import ClipSampler, join
 from relic_distill.devices import moved, on_processor
@@ -177,6 +178,7 @@ class WorldStage(ABC):
         for phase in config.reached_phases:
             self.train_clips.require(phase.frames)
         self.validation_clips.require(config.sample_frames)
+        self._ahead = Ahead(self._runs_of)
         self._longest = 0
         self.known_age = 0
         self.modules: Mapping[str, nn.Module] = {"model": model}
@@ -211,11 +213,22 @@ class WorldStage(ABC):
     def draw(self, step: int, part: int = 0) -> ClipBatch:
         """The runs of a step's part, as long as its phase says."""
         phases = self.config.phases
-        phase = next((phase for phase in phases if step < phase.until_step), phases[-1])
+        phase = self._phase(step)
         self._longest = max(earlier.frames for earlier in phases[: phases.index(phase) + 1])
+        if self.device.type != "cuda":
+            return moved(self._runs_of((step, part)), self.device)
+        return moved(self._ahead.get((step, part), (step + 1, part)), self.device)
+
+    def _phase(self, step: int) -> Phase:
+        phases = self.config.phases
+        return next((phase for phase in phases if step < phase.until_step), phases[-1])
+
+    def _runs_of(self, key: tuple[int, ...]) -> ClipBatch:
+        """The runs of a step and part, on the processor."""
+        step, part = key
+        phase = self._phase(step)
         with on_processor():
-            batch = self.train_clips.draw(phase.batch, phase.frames, step_generator(self.config.seed, step, 0, part))
-        return moved(batch, self.device)
+            return self.train_clips.draw(phase.batch, phase.frames, step_generator(self.config.seed, step, 0, part))
 
     @abstractmethod
     def loss(self, batch: ClipBatch, generator: torch.Generator) -> Tensor:

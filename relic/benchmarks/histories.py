@@ -17,7 +17,7 @@ from torch import Tensor
 from relic.actions import static_actions
 from relic.benchmarks.timing import medians_s
 from relic.camera import CameraPath
-from relic.config import MemoryConfig
+from relic.config import MemoryConfig, RelicConfig
 from relic.memory.backends import make_memory
 from relic.memory.kv_cache import KVMemory
 from relic.model.conditioning import CameraConditioning, camera_conditioning
@@ -45,31 +45,67 @@ class HistoryCost:
     megabytes: float
 
 
-def filled_memory(world: World, memory: MemoryConfig, seconds: float, seed: int = 0) -> KVMemory:
+@dataclass(frozen=True, kw_only=True)
+class Subject:
+    """A network to be timed, and the prompt that it reads.
+
+    Attributes:
+        config: of its world.
+        model: the network, on the device and in the precision that are timed.
+        prompt: `(1, S, text_dim)` tokens.
+    """
+
+    config: RelicConfig
+    model: RelicTransformer
+    prompt: Tensor
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network computes."""
+        return self.model.proj_out.weight.device
+
+    @classmethod
+    def of_world(cls, world: World) -> Subject:
+        """A loaded world's network."""
+        return cls(config=world.config, model=world.model, prompt=world.text_encoder.encode(["a room"]))
+
+    @classmethod
+    def of_preset(cls, config: RelicConfig, device: torch.device, dtype: torch.dtype) -> Subject:
+        """A network of random weights, which do not change how long a block takes; float32 where Wan's is."""
+        from relic.model.relic_transformer_3d import RelicTransformer3DModel
+
+        with device:
+            model = RelicTransformer3DModel.from_config_of(config)
+            prompt = torch.randn(1, config.model.text_tokens, config.model.text_dim)
+        for name, parameter in model.named_parameters():
+            parameter.data = parameter.data.to(model.dtype_of(name, dtype))
+        return cls(config=config, model=model.eval().requires_grad_(False), prompt=prompt)
+
+
+def filled_memory(subject: Subject, memory: MemoryConfig, seconds: float, seed: int = 0) -> KVMemory:
     """A memory of random keys and values; it holds all frames, whatever the configured bound.
 
     Raises:
         ValueError: for less history than one latent frame.
     """
-    model = world.config.model
-    frames = round(seconds * world.config.fps / model.frames_per_latent)
+    model, weight = subject.config.model, subject.model.proj_out.weight
+    frames = round(seconds * subject.config.fps / model.frames_per_latent)
     if frames < 1:
         raise ValueError(
-            f"history of {seconds:g} s is less than a latent frame: give {1 / world.config.fps:g} s or more"
+            f"history of {seconds:g} s is less than a latent frame: give {1 / subject.config.fps:g} s or more"
         )
     bound = max(memory.max_frames, frames + memory.window + 1)
     filled = make_memory(dataclasses.replace(memory, max_frames=bound), model)
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator(weight.device).manual_seed(seed)
     shape = (model.num_layers, 1, 1, model.tokens_per_frame, model.num_heads, model.head_dim)
     for _ in range(frames):
-        k, v = (torch.randn(shape, generator=generator) for _ in range(2))
+        k, v = (torch.randn(shape, generator=generator, device=weight.device, dtype=weight.dtype) for _ in range(2))
         filled.append(k.unbind(), v.unbind())
     return filled
 
 
-def still_block(world: World, seed: int = 0) -> tuple[CameraConditioning, Tensor]:
+def still_block(config: RelicConfig, seed: int = 0) -> tuple[CameraConditioning, Tensor]:
     """Control of a block of a camera that stands, and its noise."""
-    config = world.config
     size, pixel = config.sampler.block_frames, config.model.frames_per_latent
     actions = static_actions(size * pixel)
     camera = camera_conditioning(actions, CameraPath.identity(size * pixel), pixel)
@@ -79,38 +115,44 @@ def still_block(world: World, seed: int = 0) -> tuple[CameraConditioning, Tensor
 
 @torch.inference_mode()
 def history_costs(
-    world: World, memories: Sequence[MemoryConfig], seconds: Sequence[float], repeats: int
+    subject: Subject, memories: Sequence[MemoryConfig], seconds: Sequence[float], repeats: int
 ) -> list[HistoryCost]:
     """Time a block after each history, under each memory.
 
     Args:
-        world: whose network and sampler count.
+        subject: whose network and sampler count.
         memories: policies and storages.
         seconds: histories.
-        repeats: blocks each; the median counts. All memories of a length take turns.
+        repeats: blocks each; the median counts. On a processor all memories of a length take turns; a GPU holds one
+            memory at a time.
 
     Raises:
         ValueError: for no repeat or a history shorter than a latent frame.
     """
-    camera, noise = still_block(world)
-    model: RelicTransformer = world.model
-    text = model.encode_text(world.text_encoder.encode(["a room"]))
-    draw = BlockDraw(camera=camera, guide=None, noise=noise, seed=0)
+    device, model = subject.device, subject.model
+    camera, noise = still_block(subject.config)
+    text = model.encode_text(subject.prompt)
+    draw = BlockDraw(camera=camera.to(device), guide=None, noise=noise.to(device), seed=0)
+
+    def block(memory: KVMemory) -> None:
+        before = memory.snapshot()
+        draw_block(model, memory, draw, text, subject.config.sampler)
+        memory.restore(before)
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
+    groups = [[memory] for memory in memories] if device.type == "cuda" else [list(memories)]
     costs = []
     for length in seconds:
-        filled = [filled_memory(world, memory, length) for memory in memories]
-
-        def block(memory: KVMemory) -> None:
-            before = memory.snapshot()
-            draw_block(model, memory, draw, text, world.config.sampler)
-            memory.restore(before)
-
-        stored = [(memory.num_tokens, memory.nbytes) for memory in filled]
-        times = medians_s([partial(block, memory) for memory in filled], repeats)
-        costs += [
-            HistoryCost(memory=kind, seconds=length, milliseconds=time * 1e3, tokens=tokens, megabytes=size / 1e6)
-            for kind, time, (tokens, size) in zip(memories, times, stored, strict=True)
-        ]
+        for group in groups:
+            filled = [filled_memory(subject, memory, length) for memory in group]
+            stored = [(memory.num_tokens, memory.nbytes) for memory in filled]
+            times = medians_s([partial(block, memory) for memory in filled], repeats)
+            costs += [
+                HistoryCost(memory=kind, seconds=length, milliseconds=time * 1e3, tokens=tokens, megabytes=size / 1e6)
+                for kind, time, (tokens, size) in zip(group, times, stored, strict=True)
+            ]
+            del filled
     return costs
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from relic.benchmarks.histories import filled_memory, still_block
+from relic.benchmarks.histories import Subject, filled_memory, still_block
 from relic.benchmarks.products import products_of
 from relic.benchmarks.timing import medians_s
 from relic.config import MemoryConfig, ModelConfig
@@ -84,8 +84,8 @@ def pass_times(world: World, memory: MemoryConfig, seconds: float, repeats: int)
         ValueError: for no repeat or a history shorter than a latent frame.
     """
     model, sampler = world.model, world.config.sampler
-    filled = filled_memory(world, memory, seconds)
-    camera, noise = still_block(world)
+    filled = filled_memory(Subject.of_world(world), memory, seconds)
+    camera, noise = still_block(world.config)
     control = model.encode_control(camera)
     tokens = world.text_encoder.encode(["a room"])
     text = model.encode_text(tokens)

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from relic.benchmarks.blocks import block_times, format_block_times, format_part_times, part_times
-from relic.benchmarks.histories import filled_memory, format_history_costs, history_costs, still_block
+from relic.benchmarks.histories import Subject, filled_memory, format_history_costs, history_costs, still_block
 from relic.benchmarks.passes import PLAIN_WAYS, PlainContext, format_pass_times, pass_times
 from relic.benchmarks.products import products_of
 from relic.benchmarks.walks import start_up, walk_speed
@@ -63,8 +63,8 @@ def test_products_are_found_and_counted() -> None:
 def test_a_plainly_written_block_is_the_block_that_is_played() -> None:
     world = World.tiny()
     memory = dataclasses.replace(world.config.memory, window=2, max_age=5)
-    filled = filled_memory(world, memory, 2.5)
-    camera, noise = still_block(world)
+    filled = filled_memory(Subject.of_world(world), memory, 2.5)
+    camera, noise = still_block(world.config)
     text = world.model.encode_text(world.text_encoder.encode(["a room"]))
     control = world.model.encode_control(camera)
     with torch.inference_mode():
@@ -98,7 +98,7 @@ def test_histories_cost_what_their_tokens_weigh() -> None:
         base,
         dataclasses.replace(base, storage="fp8"),
     ]
-    full, pooled, eight_bit = history_costs(world, memories, (12.0,), repeats=1)
+    full, pooled, eight_bit = history_costs(Subject.of_world(world), memories, (12.0,), repeats=1)
     assert full.tokens == 48 * 60, "more frames than the configured bound of 40"
     assert pooled.tokens == eight_bit.tokens == memory_tokens(48, (6, 10), base.schedule, base.window)
     assert full.megabytes == pytest.approx(48 * 60 * 2 * 48 * 2 * 4 / 1e6)
@@ -108,7 +108,7 @@ def test_histories_cost_what_their_tokens_weigh() -> None:
     assert rows[2].startswith("| full | float | 12 s |")
     assert rows[3].endswith(f"| 1/{full.megabytes / pooled.megabytes:.2f} |")
     with pytest.raises(ValueError, match="less than a latent frame"):
-        history_costs(world, memories, (0.01,), repeats=1)
+        history_costs(Subject.of_world(world), memories, (0.01,), repeats=1)
 
 
 def test_a_walk_is_counted_in_frames() -> None:

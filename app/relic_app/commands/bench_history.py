@@ -4,14 +4,26 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from relic.benchmarks.histories import Subject
+    from relic.config import MemoryConfig
+
+MEMORIES = ("full", "compressed", "compressed-fp8", "window")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `relic bench history`."""
-    parser.add_argument("--weights", type=Path, help="weights folder; the shipped one when left out")
+    what = parser.add_mutually_exclusive_group()
+    what.add_argument("--weights", type=Path, help="weights folder; the shipped one when left out")
+    what.add_argument("--preset", help="a preset's network with random weights instead, such as wan-14b")
+    parser.add_argument("--device", default="cpu", help="where a preset's network computes, such as cuda")
+    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="a preset's precision")
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[1.0, 5.0, 20.0, 60.0, 300.0], help="histories before the block"
     )
+    parser.add_argument("--memory", nargs="+", choices=MEMORIES, default=list(MEMORIES), help="policies and storages")
     parser.add_argument("--repeats", type=int, default=5, help="blocks each; medians are printed")
     parser.add_argument("--plot", type=Path, help="PNG to draw the times into")
 
@@ -20,23 +32,14 @@ def run(options: argparse.Namespace) -> int:
     """Measure and print a Markdown table.
 
     Raises:
-        ValueError: a bad number.
+        ValueError: a bad number, an unknown preset or device, or one that is not here.
         FileNotFoundError: no such weights.
     """
-    from dataclasses import replace
-
     from relic.benchmarks.histories import format_history_costs, history_costs
-    from relic.world import World
 
-    world = World.load(options.weights)
-    base = world.config.memory
-    memories = [
-        replace(base, policy="full"),
-        replace(base, policy="compressed"),
-        replace(base, policy="compressed", storage="fp8"),
-        replace(base, policy="window"),
-    ]
-    costs = history_costs(world, memories, options.seconds, options.repeats)
+    subject = _subject(options)
+    memories = [_memory(subject.config.memory, name) for name in options.memory]
+    costs = history_costs(subject, memories, options.seconds, options.repeats)
     print(format_history_costs(costs))
     if options.plot is not None:
         from relic_distill.curves import draw_comparison
@@ -47,3 +50,33 @@ def run(options: argparse.Namespace) -> int:
         }
         draw_comparison(series, "network time of a block, ms", "s of history", options.plot)
     return 0
+
+
+def _subject(options: argparse.Namespace) -> Subject:
+    import torch
+
+    from relic.benchmarks.histories import Subject
+    from relic.config import find_preset
+    from relic.machine import require_device
+    from relic.world import World
+
+    if options.preset is None:
+        if options.device != "cpu":
+            raise ValueError(f"--device {options.device} goes with --preset: shipped weights are played on a processor")
+        return Subject.of_world(World.load(options.weights))
+    device = require_device(options.device)
+    return Subject.of_preset(find_preset(options.preset), device, getattr(torch, options.dtype))
+
+
+def _memory(base: MemoryConfig, name: str) -> MemoryConfig:
+    from dataclasses import replace
+
+    match name:
+        case "full":
+            return replace(base, policy="full", storage="float")
+        case "window":
+            return replace(base, policy="window", storage="float")
+        case "compressed-fp8":
+            return replace(base, policy="compressed", storage="fp8")
+        case _:
+            return replace(base, policy="compressed", storage="float")
