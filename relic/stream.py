@@ -33,7 +33,7 @@ class Stream:
     def __init__(self, model: RelicTransformer, memory: MemoryConfig, sampler: SamplerConfig) -> None:
         self._model, self._sampler = model, sampler
         self._memory = make_memory(memory, model.config)
-        self._text: TextKV = []
+        self._text = TextKV(layers=[])
 
     @property
     def memory(self) -> KVMemory:

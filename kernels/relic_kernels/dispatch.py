@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typing
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from typing import Literal
 
 import torch
@@ -39,6 +39,15 @@ def chosen(tensor: Tensor) -> Implementation:
     if _forced:
         return _forced[-1]
     return "triton" if tensor.device.type == "cuda" else "reference"
+
+
+def launched_on(tensor: Tensor) -> AbstractContextManager[None]:
+    """Make a tensor's GPU the current one inside a `with`: Triton launches there, whatever its tensors' device.
+
+    For forward passes and memory; in backward passes autograd does the same. Nothing for tensors of the processor.
+    """
+    guard: AbstractContextManager[None] = torch.cuda.device_of(tensor)
+    return guard
 
 
 def blocks_of(count: int, block: int) -> int:

@@ -100,7 +100,7 @@ def filled_memory(subject: Subject, memory: MemoryConfig, seconds: float, seed: 
     shape = (model.num_layers, 1, 1, model.tokens_per_frame, model.num_heads, model.head_dim)
     for _ in range(frames):
         k, v = (torch.randn(shape, generator=generator, device=weight.device, dtype=weight.dtype) for _ in range(2))
-        filled.append(k, v)
+        filled.append(k.unbind(), v.unbind())
     return filled
 
 

@@ -1,9 +1,11 @@
 """Attention of a block to memory and to itself.
 
-Axes: N layers, B batch, F latent frames, L tokens of a frame, H heads, D head width.
+Axes: B batch, F latent frames, L tokens of a frame, H heads, D head width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -48,8 +50,8 @@ class MemoryContext:
         turn = self.query_rotation(q.device)
         q_all = q.flatten(1, 2)
         if chosen(q) == "triton":
-            if self._turns is None:
-                self._turns = axis_turns(*self._places, self._model).to(q.device)
+            turns = axis_turns(*self._places, self._model) if self._turns is None else self._turns
+            self._turns = turns.to(q.device)
             own = Part(k=k.flatten(1, 2), v=v.flatten(1, 2), turns=self._turns)
             out = memory_attention(q_all, own, *self._memory.parts().parts(layer))
         else:
@@ -69,7 +71,7 @@ class MemoryContext:
         return k, v
 
     @property
-    def own_kv(self) -> tuple[Tensor, Tensor]:
-        """Keys (before RoPE) and values of the last pass: `(N, B, F, L, H, D)` each."""
+    def own_kv(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Keys (before RoPE) and values of the last pass: `(B, F, L, H, D)` of each layer, where it computed them."""
         keys, values = zip(*self._own, strict=True)
-        return torch.stack(keys), torch.stack(values)
+        return keys, values

@@ -1,21 +1,22 @@
 """The KV memory of a rollout: append, read, snapshot, restore.
 
 Keys are kept after QK-norm and before RoPE, and rotated when they are read. A frame's keys and values of all layers
-form one immutable entry, so a snapshot is a copy of references.
+form one immutable entry, so a snapshot is a copy of references. Each layer's stay on the device where it computed them.
 
-Axes: N layers, B batch, F latent frames, L tokens of an entry, K memory tokens, H heads, D head width.
+Axes: B batch, F latent frames, L tokens of a frame, H heads, D head width.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from torch import Tensor
 
 from relic.config import MemoryConfig, ModelConfig
 from relic.memory.compression import pool_tokens
 from relic.memory.entries import FrameEntry, MemoryEntry, MemorySnapshot, MemoryView, QuantisedEntry
+from relic.memory.layers import Layers
 from relic.memory.parts_buffer import PartsBuffer
 from relic.memory.read_buffer import ReadBuffer
 
@@ -57,19 +58,24 @@ class KVMemory(ABC):
         """What is stored, oldest first."""
         return self._entries
 
-    def append(self, k: Tensor, v: Tensor) -> None:
+    def append(self, k: Sequence[Tensor], v: Sequence[Tensor]) -> None:
         """Commit a block; memory is constant to gradients (paper, eq. 5).
 
         Args:
-            k: `(N, B, F, L, H, D)` after QK-norm, before RoPE.
-            v: `(N, B, F, L, H, D)`.
+            k: `(B, F, L, H, D)` of each layer, after QK-norm, before RoPE.
+            v: `(B, F, L, H, D)` of each layer.
         """
-        frames = range(self._num_frames, self._num_frames + k.shape[2])
+        count = k[0].shape[1]
         fresh = tuple(
-            FrameEntry(frame=frame, factor=1, k=k[:, :, i].detach().contiguous(), v=v[:, :, i].detach().contiguous())
-            for i, frame in enumerate(frames)
+            FrameEntry(
+                frame=self._num_frames + i,
+                factor=1,
+                k=Layers.of(layer[:, i].detach() for layer in k),
+                v=Layers.of(layer[:, i].detach() for layer in v),
+            )
+            for i in range(count)
         )
-        self._num_frames += k.shape[2]
+        self._num_frames += count
         self._entries = self._bounded(self.settle((*self._entries, *fresh), self._num_frames))
         self._view, self._parts_are_current = None, False
 
@@ -124,7 +130,7 @@ class KVMemory(ABC):
             return QuantisedEntry.of(entry, grid, factor)
         if entry.factor == factor:
             return entry
-        k, v = (pool_tokens(x, grid, factor) for x in (entry.k, entry.v))
+        k, v = (x.map(lambda stack: pool_tokens(stack, grid, factor)) for x in (entry.k, entry.v))
         return FrameEntry(frame=entry.frame, factor=factor, k=k, v=v)
 
     def _bounded(self, entries: tuple[MemoryEntry, ...]) -> tuple[MemoryEntry, ...]:

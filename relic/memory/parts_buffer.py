@@ -2,8 +2,6 @@
 
 Two stretches, neither ever copied: a ring of the window's frames, and the frames that have left it, in order. A block
 costs memory only the writing of its newest frames; places are tables of their own, made anew for each block.
-
-Axes: N layers, B batch, K tokens, L tokens of a frame, H heads, D head width.
 """
 
 from __future__ import annotations
@@ -11,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
 from relic.config import MemoryConfig, ModelConfig
 from relic.memory.compression import pooled_positions
 from relic.memory.entries import FrameEntry, MemoryEntry, QuantisedEntry
+from relic.memory.layers import Layers
 from relic.memory.placing import axis_turns, oldest_time, places
 from relic.model.rope import grid_positions
 from relic_kernels.memory_attention import Part, Turns
@@ -27,25 +25,34 @@ class Stretch:
     """Room for entries of one kind; tokens keep their places when it grows."""
 
     def __init__(self) -> None:
-        self._tensors: tuple[Tensor, ...] = ()
+        self._tensors: tuple[Layers, ...] = ()
+        self._turns: dict[torch.device, Turns] = {}
 
     def write(self, entry: MemoryEntry, begin: int, capacity: int) -> None:
         """Put an entry's tokens at `begin`; what was written before is kept."""
         sources = _tensors_of(entry)
-        if not self._tensors or self._tensors[0].shape[2] < begin + entry.num_tokens:
-            size = max(capacity, begin + entry.num_tokens)
-            grown = tuple(source.new_empty((*source.shape[:2], size, *source.shape[3:])) for source in sources)
+        if not self._tensors or self._tensors[0].tokens < begin + entry.num_tokens:
+            grown = tuple(source.room(max(capacity, begin + entry.num_tokens)) for source in sources)
             for new, old in zip(grown, self._tensors, strict=False):
-                new[:, :, :begin] = old[:, :, :begin]
+                new.write(0, old.first(begin))
             self._tensors = grown
         for target, source in zip(self._tensors, sources, strict=True):
-            target[:, :, begin : begin + entry.num_tokens] = source
+            target.write(begin, source)
 
-    def part(self, layer: int, turns: Turns | None) -> Part | None:
+    def turn(self, turns: Turns | None) -> None:
+        """Say where the first tokens stand, which are those that are read; None for no token."""
+        self._turns = {}
+        if turns is not None:
+            devices = {stack.device for stack in self._tensors[0].stacks}
+            self._turns = {device: turns.to(device) for device in devices}
+
+    def part(self, layer: int) -> Part | None:
         """As many of the first tokens as have turns, as one layer's attention reads them; None without any."""
-        if turns is None:
+        if not self._turns:
             return None
-        k, v, *scales = (tensor[layer, :, : turns.tokens] for tensor in self._tensors)
+        k, v, *scales = (tensor[layer] for tensor in self._tensors)
+        turns = self._turns[k.device]
+        k, v, *scales = (tensor[:, : turns.tokens] for tensor in (k, v, *scales))
         k_scale, v_scale = scales or (None, None)
         return Part(k=k, v=v, turns=turns, k_scale=k_scale, v_scale=v_scale)
 
@@ -59,7 +66,6 @@ class PartsBuffer:
         self._settled: list[MemoryEntry] = []
         self._recent: dict[int, MemoryEntry] = {}
         self._pooled, self._window = Stretch(), Stretch()
-        self._turns: tuple[Turns | None, Turns | None] = (None, None)
 
     def fill(self, entries: Sequence[MemoryEntry], num_frames: int) -> None:
         """Bring the buffer up to date with all of memory, oldest first, as a block after `num_frames` reads it."""
@@ -80,18 +86,14 @@ class PartsBuffer:
                 self._window.write(entry, slot * size, self._memory.window * size)
         self._recent = recent
         oldest = oldest_time(self._memory, num_frames)
-        like = entries[-1].k
-        self._turns = (
-            self._turn(settled, oldest, like.device),
-            self._turn([recent[slot] for slot in sorted(recent)], oldest, like.device),
-        )
+        self._pooled.turn(self._turns_of(settled, oldest))
+        self._window.turn(self._turns_of([recent[slot] for slot in sorted(recent)], oldest))
 
     def parts(self, layer: int) -> tuple[Part | None, Part | None]:
         """What left the window, and the window."""
-        pooled, window = self._turns
-        return self._pooled.part(layer, pooled), self._window.part(layer, window)
+        return self._pooled.part(layer), self._window.part(layer)
 
-    def _turn(self, entries: Sequence[MemoryEntry], oldest: int, device: torch.device) -> Turns | None:
+    def _turns_of(self, entries: Sequence[MemoryEntry], oldest: int) -> Turns | None:
         """Of every token's place."""
         if not entries:
             return None
@@ -99,10 +101,10 @@ class PartsBuffer:
             [max(entry.frame, oldest) for entry in entries],
             [pooled_positions(self._space, self._model.grid, entry.factor) for entry in entries],
         )
-        return axis_turns(time, space, self._model).to(device)
+        return axis_turns(time, space, self._model)
 
 
-def _tensors_of(entry: MemoryEntry) -> tuple[Tensor, ...]:
+def _tensors_of(entry: MemoryEntry) -> tuple[Layers, ...]:
     if isinstance(entry, QuantisedEntry):
         return entry.k_codes, entry.v_codes, entry.k_scale, entry.v_scale
     assert isinstance(entry, FrameEntry)

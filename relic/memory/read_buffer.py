@@ -4,19 +4,17 @@ The buffer holds `[own | tail | settled]`: slots for the block that reads, the f
 window), and the frames that will not. Attention does not mind the order, so the tokens in use are always one slice.
 Settled frames are rotated once, when they settle; only those older than `max_age` turn again, every few blocks.
 
-Axes: N layers, B batch, K tokens, H heads, D head width.
+Axes: B batch, K tokens, H heads, D head width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-import torch
-from torch import Tensor
-
 from relic.config import MemoryConfig, ModelConfig
 from relic.memory.compression import pooled_positions
 from relic.memory.entries import MemoryEntry
+from relic.memory.layers import Layers, joined
 from relic.memory.placing import oldest_time, places
 from relic.model.rope import grid_positions, rotate, rotation
 
@@ -32,10 +30,10 @@ class ReadBuffer:
         self._settled: list[MemoryEntry] = []
         self._times: list[int] = []
         self._start = 0
-        self._k: Tensor | None = None
-        self._v: Tensor | None = None
+        self._k: Layers | None = None
+        self._v: Layers | None = None
 
-    def fill(self, entries: Sequence[MemoryEntry], num_frames: int, own_tokens: int) -> tuple[Tensor, Tensor]:
+    def fill(self, entries: Sequence[MemoryEntry], num_frames: int, own_tokens: int) -> tuple[Layers, Layers]:
         """Bring the buffer up to date.
 
         Args:
@@ -44,8 +42,8 @@ class ReadBuffer:
             own_tokens: slots to reserve at the front.
 
         Returns:
-            Keys after RoPE and values, `(N, B, own_tokens + K, H, D)` each. They are slices of the buffer and stay
-            valid until the next call.
+            Keys after RoPE and values, `(B, own_tokens + K, H, D)` of each layer. They are slices of the buffer and
+            stay valid until the next call.
         """
         border = num_frames - self._memory.window
         settled = [entry for entry in entries if entry.frame < border]
@@ -64,16 +62,16 @@ class ReadBuffer:
         self._write(tail, [max(entry.frame, oldest) for entry in tail], own_tokens)
         self._settled, self._times = settled, times
         end = start + _tokens(settled)
-        return k[:, :, :end], v[:, :, :end]
+        return k.first(end), v.first(end)
 
-    def _reserve(self, tokens: int, like: MemoryEntry) -> tuple[Tensor, Tensor]:
+    def _reserve(self, tokens: int, like: MemoryEntry) -> tuple[Layers, Layers]:
         """Room for `tokens`; what is settled already is kept."""
-        if self._k is None or self._v is None or self._k.shape[2] < tokens or self._k.shape[1] != like.k.shape[1]:
-            shape = (*like.k.shape[:2], tokens + _GROWTH_TOKENS, *like.k.shape[3:])
-            grown_k, grown_v = like.k.new_empty(shape), like.v.new_empty(shape)
+        if self._k is None or self._v is None or self._k.tokens < tokens or self._k.batch != like.k.batch:
+            grown_k, grown_v = like.k.room(tokens + _GROWTH_TOKENS), like.v.room(tokens + _GROWTH_TOKENS)
             held = self._start + _tokens(self._settled)
             if self._settled and self._k is not None and self._v is not None:
-                grown_k[:, :, :held], grown_v[:, :, :held] = self._k[:, :, :held], self._v[:, :, :held]
+                grown_k.write(0, self._k.first(held))
+                grown_v.write(0, self._v.first(held))
             self._k, self._v = grown_k, grown_v
         return self._k, self._v
 
@@ -84,9 +82,10 @@ class ReadBuffer:
             times, [pooled_positions(self._space, self._model.grid, entry.factor) for entry in entries]
         )
         turn = rotation(time, space, self._model.head_dim, self._model.rope_theta)
-        end = offset + _tokens(entries)
-        self._k[:, :, offset:end] = rotate(torch.cat([entry.k for entry in entries], dim=2), turn.to(self._k.device))
-        self._v[:, :, offset:end] = torch.cat([entry.v for entry in entries], dim=2)
+        self._k.write(
+            offset, joined([entry.k for entry in entries]).map(lambda keys: rotate(keys, turn.to(keys.device)))
+        )
+        self._v.write(offset, joined([entry.v for entry in entries]))
 
 
 def _tokens(entries: Sequence[MemoryEntry]) -> int:

@@ -116,7 +116,7 @@ class ActionEncoder(nn.Module):
 
     def forward(self, actions: Tensor) -> list[Tensor]:
         """`(B, F, P, A)` -> one `(B, F, 1, M)` for each layer."""
-        scaled = (actions / self.scale).flatten(2).to(self.proj_in.weight.dtype)
+        scaled = (actions / self.scale.to(actions.device)).flatten(2).to(self.proj_in.weight.dtype)
         hidden = nn.functional.silu(self.proj_in(scaled))
         hidden = nn.functional.silu(self.proj_hidden(hidden))
         return [proj(hidden).unsqueeze(2) for proj in self.proj_out]
@@ -163,7 +163,7 @@ class PoseEncoder(nn.Module):
     def _ray_features(self, rotations_w2c: Tensor, positions: Tensor, rays: Tensor) -> Tensor:
         last = rotations_w2c.shape[2] - 1
         pick = [last // 2, last]
-        direction = torch.einsum("bfpji,lj->bflpi", rotations_w2c[:, :, pick], rays.to(rotations_w2c.dtype))
+        direction = torch.einsum("bfpji,lj->bflpi", rotations_w2c[:, :, pick], rays.to(rotations_w2c))
         origin = positions[:, :, None, pick].expand_as(direction)
         plucker = torch.cat([direction, torch.linalg.cross(origin, direction), origin], dim=-1)
         return fourier_features(plucker, self.octaves).flatten(3)

@@ -31,11 +31,19 @@ from relic.model.layers import (
 )
 from relic.parallel.sequence import SequenceParallel, ShardedAttention
 
-TextKV = list[tuple[Tensor, Tensor]]
-"""Keys and values of the prompt for each layer, `(B, S, H, D)` each."""
-
 TIME_SCALE = 1000.0
 """Wan's network reads noise levels as steps of a thousand."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextKV:
+    """The embedded prompt; no list, because hooks that place a network's inputs would gather it on one device.
+
+    Attributes:
+        layers: keys and values of each layer, `(B, S, H, D)` each, on the device of the layer.
+    """
+
+    layers: list[tuple[Tensor, Tensor]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +65,8 @@ class Control:
     """Embedded control of a block; L tokens of a frame, or the rank's own of them.
 
     Attributes:
-        actions: `(B, F, 1, M)` for each layer.
-        poses: `(B, F, 1 or L, M)` for each layer.
+        actions: `(B, F, 1, M)` for each layer, on its device.
+        poses: `(B, F, 1 or L, M)` for each layer, on its device.
         guide: what earlier views show of the block; None without.
     """
 
@@ -173,7 +181,7 @@ class RelicTransformer(nn.Module):
         """Text tokens `(B, S, text_dim)` -> keys and values for every layer; made once a prompt."""
         embedder = self.condition_embedder.text_embedder
         embedded = embedder(text.to(embedder.linear_1.weight.dtype))
-        return [cast(RelicBlock, block).attn2.keys_values(embedded) for block in self.blocks]
+        return TextKV(layers=[cast(RelicBlock, block).attn2.keys_values(embedded) for block in self.blocks])
 
     def encode_control(self, camera: CameraConditioning, guide: Tensor | None = None) -> Control:
         """Actions, poses and guide -> embeddings; made once a block.
@@ -189,10 +197,16 @@ class RelicTransformer(nn.Module):
             raise ValueError("a guide for a network that takes none: its guide_channels are 0")
         tokens = None if self.parallel is None else self.parallel.own_tokens
         return Control(
-            actions=self.action_encoder(camera.actions),
-            poses=self.pose_encoder(camera.rotations_w2c, camera.positions, tokens),
+            actions=self._beside_blocks(self.action_encoder(camera.actions)),
+            poses=self._beside_blocks(self.pose_encoder(camera.rotations_w2c, camera.positions, tokens)),
             guide=None if guide is None else self._embed_guide(guide),
         )
+
+    def _beside_blocks(self, tensors: list[Tensor]) -> list[Tensor]:
+        """One tensor a layer, moved to the layer's weights once; where these are on the disk, passes move it."""
+        devices = [cast(RelicBlock, block).scale_shift_table.device for block in self.blocks]
+        pairs = zip(tensors, devices, strict=True)
+        return [x if device.type == "meta" else x.to(device) for x, device in pairs]
 
     def _embed_guide(self, guide: Tensor) -> EmbeddedGuide:
         latents, shares = guide.split([self.config.in_channels, 2 * self.config.frames_per_latent], dim=1)
@@ -241,7 +255,7 @@ class RelicTransformer(nn.Module):
             context: what each token may attend to.
 
         Returns:
-            `(B, C, F, h, w)` in the precision of `latents`.
+            `(B, C, F, h, w)` in the precision of `latents`, and on their device.
         """
         size = self.config.patch_size
         parallel = self.parallel
@@ -249,19 +263,20 @@ class RelicTransformer(nn.Module):
             context = ShardedAttention(context, parallel)
         x = self.patch_embedding(self._own(self._patches(latents)))
         if control.guide is not None:
-            x = x + control.guide.tokens
+            x = x + control.guide.tokens.to(x.device)
         embedded, modulation = self.condition_embedder.time(sigma)
         for layer, block in enumerate(self.blocks):
-            x = block(x, modulation, control.actions[layer], control.poses[layer], text[layer], context, layer)
-        shift, scale = (self.scale_shift_table + embedded.unsqueeze(2)).unsqueeze(3).unbind(2)
+            x = block(x, modulation, control.actions[layer], control.poses[layer], text.layers[layer], context, layer)
+        table = self.scale_shift_table.to(x.device)
+        shift, scale = (table + embedded.unsqueeze(2).to(x.device)).unsqueeze(3).unbind(2)
         out = self.proj_out(modulate(x, shift, scale, self.config.eps))
         if control.guide is not None:
-            out = out - sigma[:, :, None, None] * control.guide.skip
+            out = out - sigma[:, :, None, None].to(out.device) * control.guide.skip.to(out.device)
         if parallel is not None:
             out = parallel.gather(out)
         rows, _ = self.config.grid
         velocity = rearrange(out, "b f (y x) (p q c) -> b c f (y p) (x q)", y=rows, p=size, q=size)
-        return velocity.to(latents.dtype)
+        return velocity.to(latents)
 
 
 def _init_linears(module: nn.Module) -> None:

@@ -139,6 +139,7 @@ class ShardedAttention:
             tokens = self._parallel.tokens_per_frame
             frames = self._context.query_rotation(device).unflatten(0, (-1, tokens))
             self._rotation = frames[:, self._parallel.own_tokens].flatten(0, 1)
+        self._rotation = self._rotation.to(device)
         return self._rotation
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:

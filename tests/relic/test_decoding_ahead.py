@@ -12,7 +12,7 @@ from relic.actions import Speeds, action_from_keys
 from relic.engine import WorldEngine
 from relic.vae.protocol import DecoderState
 from relic.world import World
-from tests.relic_distill.pretended_device import ELSEWHERE, TensorElsewhere, pretended
+from tests.elsewhere import ELSEWHERE, TensorElsewhere, pretended
 
 WALK = action_from_keys(("KeyW", "ArrowLeft"), Speeds())
 BLOCKS = 3

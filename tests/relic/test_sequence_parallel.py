@@ -105,8 +105,8 @@ def kept_by(memory: KVMemory) -> Found:
     """What is stored, and what the kernel would read of it, heads last but one."""
     parts = [part for part in memory.parts().parts(1) if part is not None]
     return {
-        "k": [entry.k.numpy() for entry in memory.entries],
-        "v": [entry.v.numpy() for entry in memory.entries],
+        "k": [entry.k.stacks[0].numpy() for entry in memory.entries],
+        "v": [entry.v.stacks[0].numpy() for entry in memory.entries],
         "parts": [part.k.float().numpy() for part in parts],
         "turns": [part.turns.table.numpy()[part.turns.offsets.numpy()] for part in parts],
         "quantised": [isinstance(entry, QuantisedEntry) for entry in memory.entries],

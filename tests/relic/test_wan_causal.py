@@ -65,7 +65,7 @@ def played(
         control = model.encode_control(camera[block])
         velocity.append(model(latents[:, :, block], sigma[:, block], control, encoded, context))
         memory.append(*context.own_kv)
-    return torch.cat(velocity, dim=2), [(entry.k, entry.v) for entry in memory.entries]
+    return torch.cat(velocity, dim=2), [(entry.k.stacks[0], entry.v.stacks[0]) for entry in memory.entries]
 
 
 @pytest.mark.parametrize("block_frames", [1, 3])

@@ -26,7 +26,7 @@ from relic_distill.stage_vae import VaeStage, VaeTrainConfig
 from relic_distill.trajectories import TrajectoryConfig, TrajectoryDataset, sample_trajectories
 from relic_distill.workers import Workers
 from relic_distill.world_stage import Phase, WorldTrainConfig, new_network
-from tests.relic_distill.pretended_device import TensorElsewhere, pretended
+from tests.elsewhere import TensorElsewhere, pretended
 from tests.relic_distill.test_loop import LineStage, assert_same_bits, checkpoint_of
 from tests.tiny_networks import ingredients
 

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relic_kernels.dispatch import chosen, require
+from relic_kernels.dispatch import chosen, launched_on, require
 from relic_kernels.memory_attention import reference
 from relic_kernels.memory_attention.parts import Part, empty_part
 from relic_kernels.memory_attention.turns import Turns
@@ -89,7 +89,8 @@ def _forward(
 
     k, v, table, offsets, *memory = (tensor.contiguous() for tensor in (k, v, table, offsets, *memory))
     own, parts = _parts(k, v, table, offsets, memory)
-    return triton_impl.forward(q.contiguous(), own, parts, softmax_scale, splits)
+    with launched_on(q):
+        return triton_impl.forward(q.contiguous(), own, parts, softmax_scale, splits)
 
 
 @_forward.register_fake

@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relic_kernels.dispatch import chosen, require
+from relic_kernels.dispatch import chosen, launched_on, require
 from relic_kernels.memory_commit import reference
 
 FACTORS = (1, 2, 4)
@@ -45,7 +45,8 @@ def _commit(k: Tensor, v: Tensor, rows: int, columns: int, factor: int) -> tuple
         return reference.memory_commit(k, v, (rows, columns), factor)
     from relic_kernels.memory_commit import triton_impl
 
-    return triton_impl.memory_commit(k.contiguous(), v.contiguous(), (rows, columns), factor)
+    with launched_on(k):
+        return triton_impl.memory_commit(k.contiguous(), v.contiguous(), (rows, columns), factor)
 
 
 @_commit.register_fake

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relic_kernels.dispatch import chosen, require
+from relic_kernels.dispatch import chosen, launched_on, require
 from relic_kernels.modulated_norm import reference
 
 
@@ -67,7 +67,8 @@ def _modulated_norm(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tens
         return reference.modulated_norm(x, shift, scale, eps)
     from relic_kernels.modulated_norm import triton_impl
 
-    return triton_impl.modulated_norm_forward(x.contiguous(), shift.contiguous(), scale.contiguous(), eps)
+    with launched_on(x):
+        return triton_impl.modulated_norm_forward(x.contiguous(), shift.contiguous(), scale.contiguous(), eps)
 
 
 _modulated_norm.register_fake(lambda x, *_: torch.empty_like(x))
@@ -93,7 +94,8 @@ def _gated_residual(x: Tensor, y: Tensor, gate: Tensor) -> Tensor:
         return reference.gated_residual(x, y, gate)
     from relic_kernels.modulated_norm import triton_impl
 
-    return triton_impl.gated_residual_forward(x.contiguous(), y.contiguous(), gate.contiguous())
+    with launched_on(x):
+        return triton_impl.gated_residual_forward(x.contiguous(), y.contiguous(), gate.contiguous())
 
 
 _gated_residual.register_fake(lambda x, *_: torch.empty_like(x))

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from relic_kernels.dispatch import chosen, require
+from relic_kernels.dispatch import chosen, launched_on, require
 from relic_kernels.qk_norm_rope_pose import reference
 
 
@@ -62,7 +62,9 @@ def _forward(
     from relic_kernels.qk_norm_rope_pose import triton_impl
 
     q, k, pose = q.contiguous(), k.contiguous(), pose.contiguous()
-    return triton_impl.forward(q, k, pose, weight_q.contiguous(), weight_k.contiguous(), rotation.contiguous(), eps)
+    weight_q, weight_k, rotation = weight_q.contiguous(), weight_k.contiguous(), rotation.contiguous()
+    with launched_on(q):
+        return triton_impl.forward(q, k, pose, weight_q, weight_k, rotation, eps)
 
 
 _forward.register_fake(lambda q, k, *_: (torch.empty_like(q), torch.empty_like(k)))

@@ -1,7 +1,8 @@
-"""A device that a machine without accelerators can test on: real numbers that claim to lie elsewhere.
+"""Devices that a machine without accelerators can test on: real numbers that claim to lie elsewhere.
 
-A tensor of this device holds its numbers on the processor, and an operation that mixes it with a tensor of the
-processor is refused as CUDA refuses it. It calls itself `meta`, the one other device that every build of torch knows.
+A tensor of such a device holds its numbers on the processor, and an operation that mixes it with a tensor of another
+device is refused as CUDA refuses it. By default it calls itself `meta`, the one other device that every build of torch
+knows; a process of its own may name several (`name_devices`).
 """
 
 from collections.abc import Iterator
@@ -13,8 +14,13 @@ from torch import Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten, tree_map_only
+from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
 ELSEWHERE = torch.device("meta")
+PROCESSOR = torch.device("cpu")
+
+_pretended = {"meta"}
+"""Types of device that are pretended in this process."""
 
 
 _MIXING = {
@@ -34,10 +40,14 @@ class TensorElsewhere(Tensor):
     held: Tensor
 
     @staticmethod
-    def __new__(cls, held: Tensor) -> "TensorElsewhere":
+    def __new__(
+        cls, held: Tensor, device: torch.device = ELSEWHERE, requires_grad: bool | None = None
+    ) -> "TensorElsewhere":
+        if isinstance(held, TensorElsewhere):  # how accelerate makes a parameter of a tensor
+            held, device = held.held, held.device
         made = Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
             cls, held.shape, strides=held.stride(), storage_offset=held.storage_offset(), dtype=held.dtype,
-            device=ELSEWHERE, requires_grad=held.requires_grad,
+            device=device, requires_grad=held.requires_grad if requires_grad is None else requires_grad,
         )  # fmt: skip
         made.held = held
         return made
@@ -49,23 +59,24 @@ class TensorElsewhere(Tensor):
 
 def run(func: Any, args: Any, kwargs: dict[str, Any]) -> Any:
     flat = [value for value in tree_flatten((args, kwargs))[0] if isinstance(value, Tensor)]
-    there = [value for value in flat if isinstance(value, TensorElsewhere)]
-    here = [value for value in flat if not isinstance(value, TensorElsewhere) and value.ndim]
-    if there and here and func not in _MIXING:
-        raise RuntimeError(f"Expected all tensors to be on the same device: {func} got {[v.shape for v in here]} too")
+    there = [value.device for value in flat if isinstance(value, TensorElsewhere)]
+    devices = {*there, *(value.device for value in flat if not isinstance(value, TensorElsewhere) and value.ndim)}
+    if len(devices) > 1 and func not in _MIXING:
+        raise RuntimeError(f"Expected all tensors to be on the same device: {func} got {[v.shape for v in flat]}")
     wanted = kwargs.get("device")
-    goes_there = bool(there) if wanted is None else torch.device(wanted) == ELSEWHERE
+    goes_to = torch.device(wanted) if wanted is not None else there[0] if there else PROCESSOR
+    goes_there = goes_to.type in _pretended
     if kwargs.get("generator") is not None and goes_there:
         raise RuntimeError(f"Expected a generator of the other device: {func}")
-    if wanted is not None:
-        kwargs = {**kwargs, "device": torch.device("cpu")}
+    if goes_there and wanted is not None:
+        kwargs = {**kwargs, "device": PROCESSOR}
     if func is torch.ops.aten._conj.default:
         func = torch.ops.aten.conj_physical.default  # the mark of a lazy conjugate is not looked at down here
     args, kwargs = tree_map_only(TensorElsewhere, lambda value: value.held, (args, kwargs))
     out = func(*args, **kwargs)
     if func._schema.name.endswith("_") and flat:
         return flat[0]
-    return tree_map_only(Tensor, TensorElsewhere, out) if goes_there else out
+    return tree_map_only(Tensor, lambda value: TensorElsewhere(value, goes_to), out) if goes_there else out
 
 
 class _Factories(TorchDispatchMode):
@@ -92,8 +103,16 @@ class _Lists(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
+def name_devices() -> tuple[torch.device, torch.device]:
+    """Two devices beside the processor; once in a process, in which `meta` is then itself again."""
+    _pretended.clear()
+    _pretended.add("pretended")
+    _setup_privateuseone_for_python_backend("pretended")
+    return torch.device("pretended:0"), torch.device("pretended:1")
+
+
 @contextmanager
 def pretended() -> Iterator[torch.device]:
-    """Within the `with`, `meta` is the pretended device."""
+    """Within the `with`, tensors may lie on pretended devices; `meta` is the one that is given."""
     with _Lists(), _Factories():
         yield ELSEWHERE
