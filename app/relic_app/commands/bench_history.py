@@ -18,8 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--weights", type=Path, help="weights folder; the shipped one when left out")
     what.add_argument("--preset", help="a preset's network with random weights instead, such as wan-14b")
-    parser.add_argument("--device", default="cpu", help="where a preset's network computes, such as cuda")
-    parser.add_argument("--dtype", choices=("float32", "bfloat16"), default="float32", help="a preset's precision")
+    parser.add_argument("--device", help="where a preset's network computes; a GPU, in bfloat16, where there is one")
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[1.0, 5.0, 20.0, 60.0, 300.0], help="histories before the block"
     )
@@ -57,15 +56,16 @@ def _subject(options: argparse.Namespace) -> Subject:
 
     from relic.benchmarks.histories import Subject
     from relic.config import find_preset
-    from relic.machine import require_device
     from relic.world import World
+    from relic_app.world_options import find_device
 
     if options.preset is None:
-        if options.device != "cpu":
-            raise ValueError(f"--device {options.device} goes with --preset: shipped weights are played on a processor")
+        if options.device is not None:
+            raise ValueError(f"--device {options.device} without --preset: shipped weights are played on a processor")
         return Subject.of_world(World.load(options.weights))
-    device = require_device(options.device)
-    return Subject.of_preset(find_preset(options.preset), device, getattr(torch, options.dtype))
+    config = find_preset(options.preset)
+    device = find_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    return Subject.of_preset(config, device, torch.float32 if device.type == "cpu" else torch.bfloat16)
 
 
 def _memory(base: MemoryConfig, name: str) -> MemoryConfig:
