@@ -1,11 +1,32 @@
-"""What mixed precision must leave alone: geometry. In bfloat16 a pixel's column 800 is rounded by up to 2."""
+"""Which precision networks compute in, and what mixed precision must leave alone: geometry.
+
+In bfloat16 a pixel's column 800 is rounded by up to 2.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from typing import Literal
 
 import torch
+
+Precision = Literal["auto", "float32", "bfloat16"]
+"""What the networks of a world on a processor compute in; `auto` chooses by `suits_bfloat16`."""
+
+_FAST = ("avx512_bf16", "amx_bf16", "bf16")
+
+
+def suits_bfloat16() -> bool:
+    """Whether this processor has instructions for products of bfloat16 matrices; without, they are far slower."""
+    capabilities = torch.cpu.get_capabilities()
+    return any(bool(capabilities.get(name)) for name in _FAST)
+
+
+def find_dtype(precision: Precision) -> torch.dtype:
+    """The number format that a precision stands for on this processor."""
+    narrow = precision == "bfloat16" or (precision == "auto" and suits_bfloat16())
+    return torch.bfloat16 if narrow else torch.float32
 
 
 @contextmanager

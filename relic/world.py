@@ -16,6 +16,7 @@ from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint
 from relic.config import MemoryConfig, ModelConfig, RelicConfig, from_json, mini, to_json
 from relic.model.transformer import RelicTransformer
 from relic.parallel.leading import Leader
+from relic.precision import Precision, find_dtype
 from relic.reprojection.config import DepthConfig, ReprojectionConfig
 from relic.reprojection.depth import DepthNet
 from relic.reprojection.guide import Reprojector
@@ -75,12 +76,13 @@ class World:
         return self.reprojector is None and self.vae_device != self.device
 
     @classmethod
-    def load(cls, folder: Path | None = None, *, verify: bool = True) -> World:
-        """Load the weights folder's world onto the CPU, in float32.
+    def load(cls, folder: Path | None = None, *, verify: bool = True, precision: Precision = "float32") -> World:
+        """Load the weights folder's world onto the CPU.
 
         Args:
             folder: by default `relic.weights.default_weights_dir()`.
             verify: compare the files' sha256 with the manifest's.
+            precision: of the networks; camera geometry and pictures stay float32.
 
         Raises:
             FileNotFoundError: when a file is missing.
@@ -94,6 +96,10 @@ class World:
         model = RelicTransformer(config.model, world_intrinsics(config))
         model.load_weights(state, folder / manifest.world)
         depth = None if manifest.depth is None else DepthNet.load(folder / manifest.depth)
+        dtype = find_dtype(precision)
+        model.cast(dtype)
+        for network in (vae, *([] if depth is None else [depth])):
+            network.to(dtype)
         return cls(config, model, vae, MiniLMEncoder(config.model.text_tokens), depth)
 
     def save(self, folder: Path, provenance: Mapping[str, Any] | None = None) -> Manifest:

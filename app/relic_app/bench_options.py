@@ -6,6 +6,8 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relic_app.world_options import add_precision_argument
+
 if TYPE_CHECKING:
     from relic.world import World
 
@@ -14,6 +16,7 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     """Which world is measured, and with how many threads."""
     parser.add_argument("--weights", type=Path, help="weights folder; the shipped one when left out")
     parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice when left out")
+    add_precision_argument(parser)
 
 
 def load_world(options: argparse.Namespace) -> World:
@@ -31,4 +34,4 @@ def load_world(options: argparse.Namespace) -> World:
         if options.threads < 1:
             raise ValueError(f"--threads is {options.threads}: give at least 1")
         torch.set_num_threads(options.threads)
-    return World.load(options.weights)
+    return World.load(options.weights, precision=options.precision)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+    from relic.precision import Precision
     from relic.world import World
     from relic_app.gallery import Gallery
 
@@ -19,6 +20,7 @@ _OF_WAN = ("control", "vae_decoder", "taehv", "device", "vae_device")
 def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `--weights`, and `--wan` with what belongs to it."""
     parser.add_argument("--weights", type=Path, help="weights folder (default: $RELIC_WEIGHTS or weights/)")
+    add_precision_argument(parser)
     wan = parser.add_argument_group("a world of Wan 2.1's network, see docs/wan-vae.md")
     wan.add_argument("--wan", type=Path, metavar="DIR", help="local checkpoint in diffusers' layout, not --weights")
     wan.add_argument("--control", type=Path, metavar="FILE", help="RELIC's control encoders for it")
@@ -28,6 +30,16 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     wan.add_argument("--taehv", type=Path, metavar="FILE", help="tiny decoder, a taew2_1 .safetensors file")
     wan.add_argument("--device", help="of the network: cuda, cuda:1, cpu, ... (default: a GPU where there is one)")
     wan.add_argument("--vae-device", metavar="DEVICE", help="of the auto-encoder (default: the network's)")
+
+
+def add_precision_argument(parser: argparse.ArgumentParser) -> None:
+    """Declare `--precision`."""
+    parser.add_argument(
+        "--precision",
+        choices=("auto", "float32", "bfloat16"),
+        default="auto",
+        help="of the networks on a processor; auto: bfloat16 where the processor has instructions for it",
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,6 +53,7 @@ class WorldSource:
         taehv: tiny decoder of a Wan world; None for Wan's own.
         device: of a Wan world's network; None to choose.
         vae_device: of a Wan world's auto-encoder; None for the network's.
+        precision: of the weights folder's world.
     """
 
     weights: Path
@@ -49,9 +62,10 @@ class WorldSource:
     taehv: Path | None = None
     device: str | None = None
     vae_device: str | None = None
+    precision: Precision = "auto"
 
     def load(self) -> World:
-        """Load the world: a Wan world on a GPU in bfloat16, everything else in float32.
+        """Load the world: a Wan world in bfloat16 on a GPU and in float32 on a processor, else in `precision`.
 
         Raises:
             ValueError: see `World.load` and `load_wan_world`.
@@ -60,7 +74,7 @@ class WorldSource:
         from relic.world import World
 
         if self.wan is None:
-            return World.load(self.weights)
+            return World.load(self.weights, precision=self.precision)
         import torch
 
         from relic.wan_world import load_wan_world
@@ -119,7 +133,7 @@ def world_source(options: argparse.Namespace) -> WorldSource:
         if stray:
             raise ValueError(f"{' and '.join(stray)} without --wan: name the checkpoint with --wan DIR")
         read_manifest(weights, verify=False)
-        return WorldSource(weights=weights)
+        return WorldSource(weights=weights, precision=options.precision)
     if options.weights is not None:
         raise ValueError("--weights and --wan name two worlds: give one of them")
     if options.vae_decoder == "taehv" and options.taehv is None:

@@ -90,6 +90,25 @@ def _moved(value: object, device: torch.device) -> object:
     return value
 
 
+def moved_aside(batch: _Batch, device: torch.device) -> _Batch:
+    """`moved` onto a CUDA device beside what it computes: copied on a stream of its own, there when this returns."""
+    aside = torch.cuda.Stream(device)
+    with torch.cuda.stream(aside):
+        there = moved(batch, device)
+    aside.synchronize()
+    for tensor in _tensors(there):
+        tensor.record_stream(torch.cuda.default_stream(device))
+    return there
+
+
+def _tensors(value: object) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif dataclasses.is_dataclass(value):
+        for field in dataclasses.fields(value):
+            yield from _tensors(getattr(value, field.name))
+
+
 def move_networks(networks: Iterable[nn.Module], averages: Iterable[Ema], device: torch.device) -> None:
     """Bring networks and averages to `device` in place: optimisers keep their parameters."""
     for network in networks:

@@ -34,7 +34,7 @@ from relic_data.encode import LatentDataset, check_latent_space
 from relic_distill.ahead import Ahead
 from relic_distill.causal_loss import ClipBatch, NoiseConfig
 from relic_distill.clip_sampler import ClipSampler, join
-from relic_distill.devices import moved, on_processor
+from relic_distill.devices import moved, moved_aside, on_processor
 from relic_distill.ema import Ema
 from relic_distill.images import contact_sheet, save_picture
 from relic_distill.loop import LoopConfig, step_generator, torch_generator
@@ -178,7 +178,7 @@ class WorldStage(ABC):
         for phase in config.reached_phases:
             self.train_clips.require(phase.frames)
         self.validation_clips.require(config.sample_frames)
-        self._ahead = Ahead(self._runs_of)
+        self._ahead = Ahead(lambda key: moved_aside(self._runs_of(key), self.device))
         self._longest = 0
         self.known_age = 0
         self.modules: Mapping[str, nn.Module] = {"model": model}
@@ -217,7 +217,7 @@ class WorldStage(ABC):
         self._longest = max(earlier.frames for earlier in phases[: phases.index(phase) + 1])
         if self.device.type != "cuda":
             return moved(self._runs_of((step, part)), self.device)
-        return moved(self._ahead.get((step, part), (step + 1, part)), self.device)
+        return self._ahead.get((step, part), (step + 1, part))
 
     def _phase(self, step: int) -> Phase:
         phases = self.config.phases

@@ -77,8 +77,7 @@ class Subject:
         with device:
             model = RelicTransformer3DModel.from_config_of(config)
             prompt = torch.randn(1, config.model.text_tokens, config.model.text_dim)
-        for name, parameter in model.named_parameters():
-            parameter.data = parameter.data.to(model.dtype_of(name, dtype))
+        model.cast(dtype)
         return cls(config=config, model=model.eval().requires_grad_(False), prompt=prompt)
 
 

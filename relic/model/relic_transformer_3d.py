@@ -23,7 +23,7 @@ from relic.machine import check_memory
 from relic.model.attention import BidirectionalContext
 from relic.model.conditioning import CameraConditioning
 from relic.model.sharded_checkpoint import ShardedCheckpoint
-from relic.model.transformer import TIME_SCALE, Control, RelicTransformer
+from relic.model.transformer import KEPT_IN_FLOAT32, TIME_SCALE, Control, RelicTransformer
 from relic.model.wan_config import WAN_CLASS, wan_world
 from relic.pretrained import check_class
 from relic.vae.config import SPATIAL_FACTOR
@@ -45,7 +45,7 @@ class RelicTransformer3DModel(RelicTransformer, ModelMixin, ConfigMixin, PeftAda
 
     _no_split_modules = ["RelicBlock"]  # noqa: RUF012
     _repeated_blocks = ["RelicBlock"]  # noqa: RUF012
-    _keep_in_fp32_modules = ["time_embedder", "scale_shift_table", "norm2"]  # noqa: RUF012
+    _keep_in_fp32_modules = list(KEPT_IN_FLOAT32)  # noqa: RUF012
 
     @register_to_config  # type: ignore[untyped-decorator]
     def __init__(self, network: dict[str, Any], vertical_fov_deg: float = 60.0) -> None:
@@ -132,11 +132,6 @@ class RelicTransformer3DModel(RelicTransformer, ModelMixin, ConfigMixin, PeftAda
             ValueError: when pickled weights are asked for.
         """
         super().load_lora_adapter(path, **{"prefix": None, **_safe(options)})
-
-    def dtype_of(self, name: str, dtype: torch.dtype) -> torch.dtype:
-        """Precision of a parameter in a model of precision `dtype`: float32 for what diffusers keeps so."""
-        kept = not set(name.split(".")).isdisjoint(self._keep_in_fp32_modules)
-        return torch.float32 if kept else dtype
 
     def place(self, name: str, tensor: Tensor) -> None:
         """Make a tensor, not a copy of it, a parameter of this model."""

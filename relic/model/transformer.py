@@ -31,6 +31,10 @@ from relic.model.layers import (
 )
 from relic.parallel.sequence import SequenceParallel, ShardedAttention
 
+KEPT_IN_FLOAT32 = ("time_embedder", "scale_shift_table", "norm2", "guide_skip")
+"""Parameters that stay float32 in a network of less precision: those that diffusers keeps of Wan's, and what passes the
+network by."""
+
 TIME_SCALE = 1000.0
 """Wan's network reads noise levels as steps of a thousand."""
 
@@ -213,9 +217,9 @@ class RelicTransformer(nn.Module):
         known = shares.sum(dim=1, keepdim=True) / self.config.frames_per_latent
         size = self.config.patch_size
         seen = rearrange(latents * known, "b c f (y p) (x q) -> b f (y x) (p q c)", p=size, q=size)
-        return EmbeddedGuide(
-            tokens=self.guide_embedding(self._own(self._patches(guide))), skip=self.guide_skip(self._own(seen))
-        )
+        patches = self._own(self._patches(guide)).to(self.guide_embedding.weight.dtype)
+        seen = self._own(seen).to(self.guide_skip.weight.dtype)
+        return EmbeddedGuide(tokens=self.guide_embedding(patches), skip=self.guide_skip(seen))
 
     def load_weights(self, state: Mapping[str, Tensor], source: Path) -> None:
         """Load a checkpoint's tensors; a guide that it knows nothing of stays silent.
@@ -233,6 +237,15 @@ class RelicTransformer(nn.Module):
             if name in ("guide_embedding.weight", "guide_skip.weight")
         }
         load_into(self, {**silent, **state}, source)
+
+    def dtype_of(self, name: str, dtype: torch.dtype) -> torch.dtype:
+        """Precision of a parameter in a network of precision `dtype`."""
+        return dtype if set(name.split(".")).isdisjoint(KEPT_IN_FLOAT32) else torch.float32
+
+    def cast(self, dtype: torch.dtype) -> None:
+        """Bring the network to a precision, in place."""
+        for name, parameter in self.named_parameters():
+            parameter.data = parameter.data.to(self.dtype_of(name, dtype))
 
     def _patches(self, cells: Tensor) -> Tensor:
         size = self.config.patch_size

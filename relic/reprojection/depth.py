@@ -92,10 +92,10 @@ class DepthNet(nn.Module):
         """Natural logarithm of the z-depth in metres.
 
         Args:
-            pictures: `(B, 3, H, W)` in [-1, 1].
+            pictures: `(B, 3, H, W)` in [-1, 1], of any precision.
 
         Returns:
-            `(B, H, W)`.
+            `(B, H, W)` in the precision of the pictures.
 
         Raises:
             ValueError: when H or W is no multiple of 16.
@@ -103,7 +103,7 @@ class DepthNet(nn.Module):
         height, width = pictures.shape[-2:]
         if height % _STRIDE or width % _STRIDE:
             raise ValueError(f"a picture of {height}x{width} needs sides that are multiples of {_STRIDE}")
-        folded = F.pixel_unshuffle(pictures, _FOLD)
+        folded = F.pixel_unshuffle(pictures, _FOLD).to(self.stem.weight.dtype)
         placed = torch.cat([folded, _places(folded)], dim=1).contiguous(memory_format=torch.channels_last)
         quarter = self.down_1(self.stem(placed))
         eighth = self.down_2(self.fold_1(F.pixel_unshuffle(quarter, 2)))
@@ -111,7 +111,7 @@ class DepthNet(nn.Module):
         eighth = self.up_2(eighth + F.pixel_shuffle(self.unfold_2(deep), 2))
         quarter = self.up_1(quarter + F.pixel_shuffle(self.unfold_1(eighth), 2))
         log_depth: Tensor = F.pixel_shuffle(self.head(quarter), _FOLD)[:, 0]
-        return log_depth + _TYPICAL_LOG_DEPTH
+        return log_depth.to(pictures.dtype) + _TYPICAL_LOG_DEPTH
 
     def depth(self, pictures: Tensor) -> Tensor:
         """z-depth `(B, H, W)` in metres, within [0.1, 30]; see `forward`."""

@@ -148,6 +148,11 @@ class TinyVae(nn.Module):
         self.register_buffer("latent_mean", torch.zeros(config.latent_channels))
         self.register_buffer("latent_scale", torch.ones(()))
 
+    @property
+    def dtype(self) -> torch.dtype:
+        """Precision of the weights; frames and latents of any precision are taken, and given back in it."""
+        return self.decoder.linear.weight.dtype
+
     @classmethod
     def load(cls, checkpoint: Path) -> TinyVae:
         """A video auto-encoder from its exported weights, in float32.
@@ -188,16 +193,16 @@ class TinyVae(nn.Module):
         if not state.started:
             frames = torch.cat([frames[:, :, :1].expand(-1, -1, TEMPORAL_FACTOR - 1, -1, -1), frames], dim=2)
         x = frames.unflatten(2, (-1, TEMPORAL_FACTOR)).permute(2, 0, 3, 1, 4, 5)
-        raw_N, after = self.encoder(x.flatten(2, 3).flatten(0, 1), state)
-        z_N = (raw_N - self.latent_mean[:, None, None]) / self.latent_scale
+        raw_N, after = self.encoder(x.flatten(2, 3).flatten(0, 1).to(self.dtype), state)
+        z_N = (raw_N.to(frames.dtype) - self.latent_mean[:, None, None]) / self.latent_scale
         return z_N.unflatten(0, (-1, state.batch)).permute(1, 2, 0, 3, 4).contiguous(), after
 
     def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """See `VideoDecoder.decode_step`."""
         check_latents(latents, self.config.latent_channels, state)
         raw = latents * self.latent_scale + self.latent_mean[:, None, None, None]
-        x_N, after = self.decoder(raw.permute(2, 0, 1, 3, 4).flatten(0, 1), state)
-        x = x_N.unflatten(0, (-1, state.batch)).unflatten(2, (TEMPORAL_FACTOR, 3))
+        x_N, after = self.decoder(raw.permute(2, 0, 1, 3, 4).flatten(0, 1).to(self.dtype), state)
+        x = x_N.to(latents.dtype).unflatten(0, (-1, state.batch)).unflatten(2, (TEMPORAL_FACTOR, 3))
         frames = x.permute(1, 3, 0, 2, 4, 5).flatten(2, 3)
         return (frames if state.started else frames[:, :, TEMPORAL_FACTOR - 1 :]), after
 
