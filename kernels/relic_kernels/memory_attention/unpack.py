@@ -22,18 +22,20 @@ def unpack_kernel(
     K, V, TABLE, OFFSETS, K_SCALE, V_SCALE, K_OUT, V_OUT, tokens, heads, first, all_tokens,
     D: tl.constexpr, ROWS: tl.constexpr, HEADS: tl.constexpr, SCALED: tl.constexpr,
 ):  # fmt: skip
-    """Grid (blocks of a part's tokens, groups of heads, batch); written from token `first` of `all_tokens` on.
+    """Grid (blocks of a part's tokens x groups of heads, batch); written from token `first` of `all_tokens` on.
 
-    The heads of a group share the tokens' cosines and sines.
+    The heads of a group share the tokens' cosines and sines. Groups vary first, so that neighbours read on.
     """
-    batch = tl.program_id(2).to(tl.int64)
-    start = tl.program_id(0) * ROWS
+    batch = tl.program_id(1).to(tl.int64)
+    groups = tl.cdiv(heads, HEADS)
+    start = tl.program_id(0) // groups * ROWS
+    first_head = tl.program_id(0) % groups * HEADS
     rows = tl.arange(0, ROWS)
     present = rows < tokens - start
     cos, sin = load_turns(TABLE, OFFSETS, start, rows, present, D)
     source = batch * tokens + start
     target = batch * all_tokens + first + start
-    for head in range(tl.program_id(1) * HEADS, tl.minimum((tl.program_id(1) + 1) * HEADS, heads)):
+    for head in range(first_head, tl.minimum(first_head + HEADS, heads)):
         k = load_tile(K, source, rows, head, heads, present, D)
         value = load_tile(V, source, rows, head, heads, present, D)
         if SCALED:
@@ -53,7 +55,7 @@ def unpack(parts: Sequence[Sequence[Tensor]], dtype: torch.dtype) -> tuple[Tenso
     first, rows = 0, UNPACK_NUMBERS // width
     for part, tokens in zip(parts, lengths, strict=True):
         if tokens:
-            unpack_kernel[(blocks_of(tokens, rows), blocks_of(heads, UNPACK_HEADS), batch)](
+            unpack_kernel[(blocks_of(tokens, rows) * blocks_of(heads, UNPACK_HEADS), batch)](
                 *readable(part), keys, values, tokens, heads, first, keys.shape[1],
                 D=width, ROWS=rows, HEADS=UNPACK_HEADS, SCALED=scaled(part),
             )  # fmt: skip
