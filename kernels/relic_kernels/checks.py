@@ -137,6 +137,7 @@ def _attention(draw: Draw, head_width: int) -> Iterator[Check]:
                 ),
                 lambda q, k, v, memory=memory: _exact_attention(q, Part(k=k, v=v, turns=block.turns), memory, window),
             )  # fmt: skip
+        yield from _unpacked(f"memory_attention{case}, unpacked", q, block, memory, window)
     with torch.no_grad():
         exact = _exact_attention(q.double(), block, pooled, window)
         error = relative_rms(memory_attention(q, block, stored, window), exact)
@@ -146,12 +147,28 @@ def _attention(draw: Draw, head_width: int) -> Iterator[Check]:
     )  # fmt: skip
 
 
-def _exact_attention(q: Tensor, own: Part, *memory: Part) -> Tensor:
-    def wide(part: Part) -> list[Tensor]:
-        kept = (torch.float8_e4m3fn, torch.int32)
-        return [tensor if tensor.dtype in kept else tensor.double() for tensor in part.tensors]
+@torch.no_grad()
+def _unpacked(name: str, q: Tensor, own: Part, pooled: Part, window: Part) -> Iterator[Check]:
+    parts = (pooled, window, own)
+    found = torch.ops.relic.memory_unpack(q, [tensor for part in parts for tensor in part.tensors])
+    truth = attention_reference.joined([_wide(part) for part in parts], torch.float64)
+    outputs = [("keys", found[0], truth[0]), ("values", found[1], truth[1])]
+    if q.dtype.itemsize == 2:  # how exact SDPA is in float32 is PyTorch's affair: this way is not taken there
+        out = memory_attention(q, own, pooled, window, way="unpacked")
+        outputs.append(("out", out, _exact_attention(q.double(), own, pooled, window)))
+    for output, one, other in outputs:
+        yield Check(
+            operator=name, output=output, dtype=_name(q.dtype), error=relative_rms(one, other), bound=BOUNDS[q.dtype]
+        )
 
-    return attention_reference.memory_attention(q, wide(own), [wide(part) for part in memory], q.shape[-1] ** -0.5)
+
+def _exact_attention(q: Tensor, own: Part, *memory: Part) -> Tensor:
+    return attention_reference.memory_attention(q, _wide(own), [_wide(part) for part in memory], q.shape[-1] ** -0.5)
+
+
+def _wide(part: Part) -> list[Tensor]:
+    kept = (torch.float8_e4m3fn, torch.int32)
+    return [tensor if tensor.dtype in kept else tensor.double() for tensor in part.tensors]
 
 
 def _commit(draw: Draw, head_width: int) -> Iterator[Check]:

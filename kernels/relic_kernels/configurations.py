@@ -22,6 +22,10 @@ COMMIT_HEADS = 8
 """Heads that one program of `memory_commit` pools."""
 COMBINE_ROWS = 16
 """Query rows whose splits one program joins."""
+UNPACK_NUMBERS = 1024
+"""Numbers of one head's keys that a program of the unpacking takes at a time: 16 bytes a thread in half precision."""
+UNPACK_HEADS = 4
+"""Heads of the same tokens that it goes over with one load of their turns."""
 
 
 @dataclass(frozen=True, slots=True)

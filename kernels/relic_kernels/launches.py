@@ -13,12 +13,14 @@ from relic_kernels.configurations import (
     CHUNK,
     COMBINE_ROWS,
     COMMIT_HEADS,
+    UNPACK_HEADS,
+    UNPACK_NUMBERS,
     AttentionKernel,
     Target,
     attention_tile,
     row_warps,
 )
-from relic_kernels.memory_attention import backward
+from relic_kernels.memory_attention import backward, unpack
 from relic_kernels.memory_attention import triton_impl as attention
 from relic_kernels.memory_commit import FACTORS
 from relic_kernels.memory_commit import triton_impl as commit
@@ -67,6 +69,7 @@ def launches(target: Target) -> Iterator[Launch]:
     stored = "u8" if target in BYTES_TARGETS else "fp8e4nv"
     for head in (64, 128):
         yield from _attention(target, head, f"*{stored}", _BF16)
+        yield from _unpacking(head, f"*{stored}")
         yield from _commits(head, f"*{stored}")
     yield from _attention(target, 128, f"*{stored}", _F32)
 
@@ -168,6 +171,18 @@ def _attention(target: Target, head: int, stored: str, kind: str) -> Iterator[La
         types=_of(_F32, "PARTIAL LSE OUT_LSE") | _of(kind, "OUT"),
         constants={"D": head, "ROWS": COMBINE_ROWS, "SPLITS": 4},
     )
+
+
+def _unpacking(head: int, stored: str) -> Iterator[Launch]:
+    for name, kind, scaled in (("E4M3", stored, True), ("bfloat16", _BF16, False)):
+        yield Launch(
+            operator="memory_attention",
+            kernel=f"unpack {name}, D {head}",
+            function=unpack.unpack_kernel,
+            types=_of(kind, "K V") | _of(_F32, "TABLE K_SCALE V_SCALE") | _of(_I32, "OFFSETS")
+            | _of(_BF16, "K_OUT V_OUT"),
+            constants={"D": head, "ROWS": UNPACK_NUMBERS // head, "HEADS": UNPACK_HEADS, "SCALED": scaled},
+        )  # fmt: skip
 
 
 def _commits(head: int, stored: str) -> Iterator[Launch]:

@@ -22,7 +22,15 @@ from dataclasses import dataclass
 
 import torch
 
-from relic_kernels.configurations import CHUNK, COMMIT_HEADS, Target, attention_tile, heads_together
+from relic_kernels.configurations import (
+    CHUNK,
+    COMMIT_HEADS,
+    UNPACK_HEADS,
+    UNPACK_NUMBERS,
+    Target,
+    attention_tile,
+    heads_together,
+)
 from relic_kernels.dispatch import blocks_of
 from relic_kernels.memory_attention.turns import AXES, axis_pairs
 
@@ -168,7 +176,10 @@ class _Kernel:
 
 def count(shape: Shape, machine: Machine) -> list[Count]:
     """Every kernel of every operator on one machine."""
-    return [_counted(kernel, machine) for kernel in (*_rows(shape), _commit(shape), *_attention(shape, machine))]
+    return [
+        _counted(kernel, machine)
+        for kernel in (*_rows(shape), _commit(shape), _unpacking(shape), *_attention(shape, machine))
+    ]
 
 
 def _counted(kernel: _Kernel, machine: Machine) -> Count:
@@ -270,6 +281,28 @@ def _commit(shape: Shape) -> _Kernel:
                     programs.append(Program(((f"in{at}", read), (f"out{at}", written))))
     least = 2 * shape.tokens * shape.width * _BF16 + 2 * cells * shape.heads * (shape.head_width + _FP32)
     return _Kernel(operator="memory_commit", name=f"factor {shape.factor}", programs=programs, least_bytes=least)
+
+
+def _unpacking(shape: Shape) -> _Kernel:
+    """A launch a part; programs are some tokens of a few heads. SDPA then reads what is written here."""
+    rows, token = UNPACK_NUMBERS // shape.head_width, 2 * shape.head_width
+    programs = []
+    for part, tokens, size, scaled in shape.parts:
+        table, places = shape.turns_of(part)
+        for start in range(0, tokens, rows):
+            held, at = min(rows, tokens - start), f"{part}.{start}"
+            for first in range(0, shape.heads, UNPACK_HEADS):
+                heads = min(UNPACK_HEADS, shape.heads - first)
+                read = held * heads * (token * size + 2 * _FP32 * scaled)
+                touched = (
+                    (f"in{at}.{first}", read), (f"out{at}.{first}", held * heads * token * _BF16),
+                    (f"places{at}", held * places), (f"turns of {part}", table),
+                )  # fmt: skip
+                programs.append(Program(touched))
+    written = sum(tokens for _, tokens, _, _ in shape.parts) * token * shape.heads * _BF16
+    return _Kernel(
+        operator="memory_attention", name="unpack", programs=programs, least_bytes=_memory_least(shape) + written
+    )
 
 
 def _attention(shape: Shape, machine: Machine) -> Iterator[_Kernel]:

@@ -105,9 +105,11 @@ def accuracy_table(found: Iterable[Check]) -> str:
 
 
 def timing_table(timings: Iterable[Timing]) -> str:
-    """One row a way."""
-    rows = ([one.operator, one.way, f"{one.milliseconds:.3f}"] for one in timings)
-    return table(("operator", "way", "median, ms"), rows)
+    """One row a way; TFLOP/s where attention's products are timed."""
+    rows = (
+        [one.operator, one.way, f"{one.milliseconds:.3f}", f"{one.tflops:.0f}" if one.flops else ""] for one in timings
+    )
+    return table(("operator", "way", "median, ms", "TFLOP/s"), rows)
 
 
 def _errors(cells: Mapping[tuple[str, bool], float], dtype: str) -> str:

@@ -30,11 +30,18 @@ class Timing:
         operator: what is computed.
         way: by what.
         milliseconds: median over replays of a CUDA graph.
+        flops: operations of attention's two products; 0 where they are not what is timed.
     """
 
     operator: str
     way: str
     milliseconds: float
+    flops: float = 0.0
+
+    @property
+    def tflops(self) -> float:
+        """10^12 operations a second."""
+        return self.flops / self.milliseconds / 1e9
 
 
 def gpu() -> torch.device:
@@ -102,14 +109,22 @@ def _attention_timings(shape: Shape, device: torch.device) -> Iterator[Timing]:
     def joined_then_sdpa() -> Tensor:
         return F.scaled_dot_product_attention(queries, *concatenated())
 
+    tensors = [tensor for part in parts for tensor in part]
+    yield Timing(
+        operator="memory_attention", way="unpacking alone",
+        milliseconds=_median(lambda: torch.ops.relic.memory_unpack(q, tensors)),
+    )  # fmt: skip
+    flops = 4 * shape.tokens * keys.shape[2] * shape.width
     for way, run in (
-        ("kernel", lambda: memory_attention(q, own, pooled, window)),
-        ("kernel, memory in 4 shares", lambda: memory_attention(q, own, pooled, window, splits=4)),
+        ("as it chooses", lambda: memory_attention(q, own, pooled, window)),
+        ("kernel, in place", lambda: memory_attention(q, own, pooled, window, way="in place")),
+        ("kernel, in place, memory in 4 shares", lambda: memory_attention(q, own, pooled, window, splits=4)),
+        ("unpacked once, then SDPA", lambda: memory_attention(q, own, pooled, window, way="unpacked")),
         ("SDPA on the concatenated cache", lambda: F.scaled_dot_product_attention(queries, keys, values)),
         ("dequantise, rotate, concatenate, then SDPA", joined_then_sdpa),
         ("flex-attention on the concatenated cache", _flex(queries, keys, values)),
     ):
-        yield Timing(operator="memory_attention", way=way, milliseconds=_median(run))
+        yield Timing(operator="memory_attention", way=way, milliseconds=_median(run), flops=flops)
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor) -> Callable[[], object]:

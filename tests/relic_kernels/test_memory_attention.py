@@ -2,47 +2,21 @@ import importlib
 
 import pytest
 import torch
-from torch import Tensor
 
 from relic.model.attention import scaled_dot_product
 from relic.model.rope import axis_dims, grid_positions, inverse_frequencies, rotate, rotation
-from relic_kernels import Part, Turns, force, memory_attention, memory_commit
-from relic_kernels.memory_attention import reference
+from relic_kernels import Part, Turns, force, memory_attention
 from relic_kernels.memory_attention.turns import axis_pairs, expanded
 from tests.relic_kernels.closeness import TOLERANCE, assert_close, gradients, relative_rms
+from tests.relic_kernels.parts import exact, in_type, part, turns
 
 pytestmark = pytest.mark.usefixtures("poisoned_memory")
 LENGTHS = [(1, 0, 0), (7, 63, 0), (65, 0, 5), (20, 130, 65), (63, 1, 64), (1, 1000, 0)]
 """Tokens of the block, of the pooled part (quantised if more than one) and of the window."""
 
 
-def turns(tokens: int, width: int) -> Turns:
-    """Of places that several tokens share."""
-    return Turns.at(torch.randint(0, 9, (tokens, 3)) / 2, torch.randn(width // 2) * 3)
-
-
-def part(tokens: int, heads: int, width: int, dtype: torch.dtype, *, quantised: bool = False) -> Part:
-    k, v = (torch.randn(2, tokens, heads, width) for _ in range(2))
-    if quantised and tokens:
-        k_q, v_q, k_scale, v_scale = memory_commit(k, v, (1, tokens), 1)
-        return Part(k=k_q, v=v_q, turns=turns(tokens, width), k_scale=k_scale, v_scale=v_scale)
-    return Part(k=k.to(dtype), v=v.to(dtype), turns=turns(tokens, width))
-
-
-def in_type(given: Turns, dtype: torch.dtype) -> Turns:
-    return Turns(table=given.table.to(dtype), offsets=given.offsets)
-
-
 def learnt(given: Part) -> Part:
     return Part(k=given.k.requires_grad_(), v=given.v.requires_grad_(), turns=given.turns)
-
-
-def exact(q: Tensor, own: Part, parts: list[Part]) -> tuple[Tensor, list[Tensor]]:
-    inputs = [tensor.detach().double().requires_grad_() for tensor in (q, own.k, own.v)]
-    double = Part(k=inputs[1], v=inputs[2], turns=in_type(own.turns, torch.float64))
-    kept = (torch.float8_e4m3fn, torch.int32)
-    memory = [[tensor if tensor.dtype in kept else tensor.double() for tensor in one.tensors] for one in parts]
-    return reference.memory_attention(inputs[0], double.tensors, memory, q.shape[-1] ** -0.5), inputs
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ def test_the_least_is_every_tensor_once(counts: dict[tuple[str, str], Count]) ->
     places = sum(22 * time + 21 * row + 21 * column for time, row, column in ((71, 53, 91), (6, 30, 52), (3, 30, 52)))
     turns = 8 * places + 12 * (18928 + window + tokens)
     memory = 18928 * (2 * width + 2 * heads * 4) + window * 4 * width + turns
+    copy = 2 * (18928 + window + tokens) * width * 2
+    assert counts["memory_attention", "unpack"].least_bytes == memory + 2 * tokens * width * 2 + copy
     assert counts["memory_attention", "forward"].least_bytes == 4 * block + memory + tokens * heads * 4
 
 
@@ -66,8 +68,8 @@ def test_operations_are_attentions_and_ragged_tiles(counts: dict[tuple[str, str]
 
 
 def test_what_holds_rows_moves_at_most_a_tenth_more_than_the_least(counts: dict[tuple[str, str], Count]) -> None:
-    for (operator, _), one in counts.items():
-        if operator != "memory_attention":
+    for (operator, kernel), one in counts.items():
+        if operator != "memory_attention" or kernel == "unpack":
             assert 1.0 <= one.memory_bytes / one.least_bytes <= 1.1
             assert not one.compute_bound
 

@@ -16,6 +16,8 @@ EVERY_OPERATOR: list[tuple[Target, str]] = [
     ("sm_100", "qk_norm_rope_pose, backward of queries, wan-14b"),
     ("sm_100", "modulated_norm, backward, wan-14b"),
     ("sm_120", "gated_residual, backward, wan-1.3b"),
+    ("sm_90", "memory_attention, unpack E4M3, D 128"),
+    ("sm_80", "memory_attention, unpack bfloat16, D 64"),
     ("sm_90", "memory_commit, factor 4, D 128"),
     ("gfx942", "memory_commit, factor 2, D 128"),
 ]
@@ -40,6 +42,12 @@ def test_attention_runs_on_each_targets_tensor_cores_and_copies_ahead(compiled: 
         assert one.instructions[PRODUCTS[target]] > 0
         assert (one.instructions["async copies"] > 0) == (target != "gfx942")
         assert (one.instructions["FP8 conversions"] > 0) == (target not in ("sm_80", "gfx942"))
+
+
+def test_unpacking_runs_many_warps_without_shared_memory(compiled: list[Compiled]) -> None:
+    unpacking = [one for one in compiled if one.kernel.startswith("unpack")]
+    assert len(unpacking) == 2
+    assert all(one.occupancy >= 0.75 and not one.shared_bytes for one in unpacking)
 
 
 def test_a_kernel_that_spills_or_does_not_fit_is_a_fault(compiled: list[Compiled]) -> None:

@@ -1,25 +1,32 @@
-"""Attention of the current block to pooled memory, to the window and to itself, each read where it lies.
+"""Attention of the current block to pooled memory, to the window and to itself.
 
-Registered as `torch.ops.relic.memory_attention`, with gradients for the block's own queries, keys and values; memory is
-constant (paper, eq. 5).
+Registered as `torch.ops.relic.memory_attention`, which reads each part where it lies and has gradients for the block's
+own queries, keys and values; memory is constant (paper, eq. 5). `torch.ops.relic.memory_unpack` writes all parts as
+one stretch of keys and values for SDPA, without gradients.
 """
 
 from __future__ import annotations
 
+import typing
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
-from relic_kernels.dispatch import chosen, launched_on, require
+from relic_kernels.dispatch import chosen, launched_on, require, working_dtype
 from relic_kernels.memory_attention import reference
 from relic_kernels.memory_attention.parts import Part, empty_part
 from relic_kernels.memory_attention.turns import Turns
 
-__all__ = ["Part", "Turns", "memory_attention"]
+__all__ = ["Part", "Turns", "Way", "memory_attention"]
 
+Way = Literal["in place", "unpacked"]
 WIDTHS = (32, 64, 128)
+UNPACKED_WIDTHS = (64, 128)
+FEW_QUERIES = 256
+"""Up to so many parts are read in place; more pay for a copy of them (counted in this folder's README)."""
 _TENSORS_OF_PART = 6
 
 
@@ -31,8 +38,12 @@ def memory_attention(
     *,
     softmax_scale: float | None = None,
     splits: int = 1,
+    way: Way | None = None,
 ) -> Tensor:
     """Softmax attention of a block.
+
+    Where Triton runs, more than `FEW_QUERIES` queries in half precision with heads of 64 or 128, without `splits` and
+    without a gradient to take, go the way "unpacked" by themselves; all else goes "in place".
 
     Args:
         q: `(B, L, H, D)` queries after RoPE; D is 32, 64 or 128.
@@ -41,12 +52,16 @@ def memory_attention(
         window: the uncompressed part; None for none.
         softmax_scale: factor of the logits; D^-0.5 when left out.
         splits: shares of the pooled part that are worked on side by side, for few queries and a long memory.
+        way: "in place" reads each part where it lies, in one kernel; "unpacked" first writes turned keys and values of
+            all parts, in the dtype of `q`, to memory that is free again after the call, and has no gradient. None for
+            the choice above.
 
     Returns:
         `(B, L, H, D)` in the dtype of `q`.
 
     Raises:
-        ValueError: for shapes that do not fit.
+        ValueError: for shapes that do not fit, another way, or the way "unpacked" with `splits` or where a gradient is
+            wanted.
     """
     require(q.ndim == 4 and q.shape[-1] in WIDTHS, f"q {tuple(q.shape)} must be (B, L, H, D) with D one of {WIDTHS}")
     require(own.k_scale is None, "own.k_scale must be None: the block's own keys are not quantised")
@@ -55,12 +70,52 @@ def memory_attention(
     for part, name in ((own, "own"), (parts[0], "pooled"), (parts[1], "window")):
         part.check(q, name)
     require(own.k.shape[1] > 0, "own.k holds no token: a block attends to itself")
+    require(way is None or way in typing.get_args(Way), f"way {way!r} is not one of {typing.get_args(Way)}")
     memory = [tensor for part in parts for tensor in part.tensors]
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, own.k, own.v))
+    if way == "unpacked" or (way is None and not learns and splits == 1 and _pays(q)):
+        require(not learns, "the way 'unpacked' has no gradient: take 'in place', or torch.no_grad()")
+        require(splits == 1, f"the way 'unpacked' has no splits, not {splits}: take 'in place'")
+        return _attend_unpacked(q, [*memory, *own.tensors], scale)
     out, _ = torch.ops.relic.memory_attention(
         q, own.k, own.v, own.turns.table, own.turns.offsets, memory, scale, splits
     )  # fmt: skip
     return out
+
+
+def _pays(q: Tensor) -> bool:
+    """Whether a copy of the parts costs less than reading them anew for every tile of queries."""
+    half = q.dtype in (torch.float16, torch.bfloat16)
+    return chosen(q) == "triton" and half and q.shape[-1] in UNPACKED_WIDTHS and q.shape[1] > FEW_QUERIES
+
+
+def _attend_unpacked(q: Tensor, parts: Sequence[Tensor], softmax_scale: float) -> Tensor:
+    keys, values = torch.ops.relic.memory_unpack(q, parts)
+    out = F.scaled_dot_product_attention(
+        q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), scale=softmax_scale
+    )
+    return out.transpose(1, 2).contiguous()
+
+
+@torch.library.custom_op("relic::memory_unpack", mutates_args=())
+def _unpack(q: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    size = _TENSORS_OF_PART
+    if chosen(q) == "reference":
+        keys, values = reference.joined([parts[i : i + size] for i in range(0, len(parts), size)], working_dtype(q))
+        return keys.to(q.dtype), values.to(q.dtype)
+    from relic_kernels.memory_attention import unpack
+
+    parts = [tensor.contiguous() for tensor in parts]
+    with launched_on(q):
+        return unpack.unpack([parts[i : i + size] for i in range(0, len(parts), size)], q.dtype)
+
+
+@_unpack.register_fake
+def _(q: Tensor, parts: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    batch, _, heads, width = q.shape
+    tokens = sum(keys.shape[1] for keys in parts[::_TENSORS_OF_PART])
+    return q.new_empty((batch, tokens, heads, width)), q.new_empty((batch, tokens, heads, width))
 
 
 def _parts(

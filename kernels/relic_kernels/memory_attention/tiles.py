@@ -39,12 +39,17 @@ def load_scales(SCALE, first, rows, head, heads, present):
 
 
 @triton.jit
-def turn(x, TABLE, OFFSETS, first, rows, present, BACK: tl.constexpr, D: tl.constexpr):
-    """Neighbouring channels of float32 `(N, D)` turned to the places of tokens `first + rows`, or back.
+def pairs_of(x, D: tl.constexpr):
+    """Even and odd channels of `(N, D)`."""
+    return tl.split(tl.reshape(x, (x.shape[0], D // 2, 2)))
+
+
+@triton.jit
+def load_turns(TABLE, OFFSETS, first, rows, present, D: tl.constexpr):
+    """Cosines and sines `(N, D / 2)` of the places of tokens `first + rows`, float32.
 
     Absent tokens take the table's first rows, of which there are at least D / 2 wherever there is a token.
     """
-    even, odd = tl.split(tl.reshape(x, (x.shape[0], D // 2, 2)))
     channel = tl.arange(0, D)[None, :]
     offset = OFFSETS + first * 3 + rows * 3
     time = tl.load(offset, mask=present, other=0)[:, None]
@@ -52,11 +57,23 @@ def turn(x, TABLE, OFFSETS, first, rows, present, BACK: tl.constexpr, D: tl.cons
     column = tl.load(offset + 2, mask=present, other=0)[:, None]
     # nested so that forward spills no register on sm_120
     place = tl.where(channel < D - 2 * (D // 6), tl.where(channel < D - 4 * (D // 6), time, row), column)
-    table = tl.load(TABLE + (place * 2 + channel)).to(tl.float32)
-    cos, sin = tl.split(tl.reshape(table, (x.shape[0], D // 2, 2)))
+    return pairs_of(tl.load(TABLE + (place * 2 + channel)).to(tl.float32), D)
+
+
+@triton.jit
+def turn_pairs(even, odd, cos, sin, D: tl.constexpr):
+    """`(N, D)` of even and odd channels, each pair turned."""
+    return tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (cos.shape[0], D))
+
+
+@triton.jit
+def turn(x, TABLE, OFFSETS, first, rows, present, BACK: tl.constexpr, D: tl.constexpr):
+    """Neighbouring channels of float32 `(N, D)` turned to the places of tokens `first + rows`, or back."""
+    even, odd = pairs_of(x, D)
+    cos, sin = load_turns(TABLE, OFFSETS, first, rows, present, D)
     if BACK:
         sin = -sin
-    return tl.reshape(tl.join(even * cos - odd * sin, even * sin + odd * cos), (x.shape[0], D))
+    return turn_pairs(even, odd, cos, sin, D)
 
 
 @triton.jit
