@@ -147,18 +147,25 @@ def _attention(draw: Draw, head_width: int) -> Iterator[Check]:
     )  # fmt: skip
 
 
-@torch.no_grad()
 def _unpacked(name: str, q: Tensor, own: Part, pooled: Part, window: Part) -> Iterator[Check]:
     parts = (pooled, window, own)
     found = torch.ops.relic.memory_unpack(q, [tensor for part in parts for tensor in part.tensors])
     truth = attention_reference.joined([_wide(part) for part in parts], torch.float64)
-    outputs = [("keys", found[0], truth[0]), ("values", found[1], truth[1])]
-    if q.dtype.itemsize == 2:  # how exact SDPA is in float32 is PyTorch's affair: this way is not taken there
-        out = memory_attention(q, own, pooled, window, way="unpacked")
-        outputs.append(("out", out, _exact_attention(q.double(), own, pooled, window)))
-    for output, one, other in outputs:
+    for output, one, other in zip(("keys", "values"), found, truth, strict=True):
         yield Check(
             operator=name, output=output, dtype=_name(q.dtype), error=relative_rms(one, other), bound=BOUNDS[q.dtype]
+        )
+    if q.dtype.itemsize == 2:  # how exact SDPA is in float32 is PyTorch's affair: this way is not taken there
+        yield from _compare(
+            name, ["q", "k", "v"], [q, own.k, own.v],
+            lambda q, k, v: memory_attention(q, Part(k=k, v=v, turns=own.turns), pooled, window, way="unpacked"),
+            lambda q, k, v: _exact_attention(q, Part(k=k, v=v, turns=own.turns), pooled, window),
+        )  # fmt: skip
+        with torch.no_grad():
+            out = memory_attention(q, own, pooled, window, way="unpacked")
+            error = relative_rms(out, _exact_attention(q.double(), own, pooled, window))
+        yield Check(
+            operator=name, output="out without gradients", dtype=_name(q.dtype), error=error, bound=BOUNDS[q.dtype]
         )
 
 

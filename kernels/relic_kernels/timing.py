@@ -114,12 +114,18 @@ def _attention_timings(shape: Shape, device: torch.device) -> Iterator[Timing]:
         operator="memory_attention", way="unpacking alone",
         milliseconds=_median(lambda: torch.ops.relic.memory_unpack(q, tensors)),
     )  # fmt: skip
+    scale = shape.head_width**-0.5
+    own_tensors, memory = own.tensors[:4], pooled.tensors + window.tensors
     flops = 4 * shape.tokens * keys.shape[2] * shape.width
     for way, run in (
         ("as it chooses", lambda: memory_attention(q, own, pooled, window)),
         ("kernel, in place", lambda: memory_attention(q, own, pooled, window, way="in place")),
         ("kernel, in place, memory in 4 shares", lambda: memory_attention(q, own, pooled, window, splits=4)),
         ("unpacked once, then SDPA", lambda: memory_attention(q, own, pooled, window, way="unpacked")),
+        (
+            "unpacked once, then FlashAttention with logarithms, as for training",
+            lambda: torch.ops.relic.memory_attention(q, *own_tensors, memory, scale, 1, True),
+        ),
         ("SDPA on the concatenated cache", lambda: F.scaled_dot_product_attention(queries, keys, values)),
         ("dequantise, rotate, concatenate, then SDPA", joined_then_sdpa),
         ("flex-attention on the concatenated cache", _flex(queries, keys, values)),

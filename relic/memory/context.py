@@ -22,8 +22,8 @@ from relic_kernels.memory_attention import Part, Turns, memory_attention
 class MemoryContext:
     """What a block of `num_frames` latent frames attends to; remembers the block's own keys and values.
 
-    Valid for all passes over one block, until the memory is written. On a GPU a kernel reads memory in place, as it is
-    stored (`relic_kernels.memory_attention`). Elsewhere a rotated copy is read: without gradients the block's keys are
+    Valid for all passes over one block, until the memory is written. On a GPU kernels read memory as it is stored
+    (`relic_kernels.memory_attention`). Elsewhere a rotated copy is read: without gradients the block's keys are
     written into its reserved slots, with gradients they are joined to it, so that each pass keeps its own.
     """
 

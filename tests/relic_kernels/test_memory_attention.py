@@ -170,7 +170,7 @@ def test_the_operator_is_registered_soundly_and_refuses_what_does_not_fit() -> N
     own, pooled = learnt(part(3, 1, 32, torch.float32)), part(5, 1, 32, torch.float32)
     q = torch.randn(2, 3, 1, 32).requires_grad_()
     empty = part(0, 1, 32, torch.float32)
-    arguments = (q, own.k, own.v, own.turns.table, own.turns.offsets, [*pooled.tensors, *empty.tensors], 0.2, 1)
+    arguments = (q, own.k, own.v, own.turns.table, own.turns.offsets, [*pooled.tensors, *empty.tensors], 0.2, 1, False)
     torch.library.opcheck(torch.ops.relic.memory_attention.default, arguments)
     with pytest.raises(ValueError, match=r"pooled\.turns\.offsets \(4, 3\) must be \(5, 3\) of int32"):
         memory_attention(q, own, Part(k=pooled.k, v=pooled.v, turns=part(4, 1, 32, torch.float32).turns))

@@ -2,7 +2,7 @@
 
 Registered as `torch.ops.relic.memory_attention`, which reads each part where it lies and has gradients for the block's
 own queries, keys and values; memory is constant (paper, eq. 5). `torch.ops.relic.memory_unpack` writes all parts as
-one stretch of keys and values for SDPA, without gradients.
+one stretch of keys and values, which SDPA reads where a block has many queries.
 """
 
 from __future__ import annotations
@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from relic_kernels.dispatch import chosen, launched_on, require, working_dtype
-from relic_kernels.memory_attention import reference
+from relic_kernels.memory_attention import reference, sdpa
 from relic_kernels.memory_attention.parts import Part, empty_part
 from relic_kernels.memory_attention.turns import Turns
 
@@ -24,6 +23,7 @@ __all__ = ["Part", "Turns", "Way", "memory_attention"]
 
 Way = Literal["in place", "unpacked"]
 WIDTHS = (32, 64, 128)
+HALF = (torch.float16, torch.bfloat16)
 UNPACKED_WIDTHS = (64, 128)
 FEW_QUERIES = 256
 """Up to so many parts are read in place; more pay for a copy of them (counted in this folder's README)."""
@@ -42,8 +42,8 @@ def memory_attention(
 ) -> Tensor:
     """Softmax attention of a block.
 
-    Where Triton runs, more than `FEW_QUERIES` queries in half precision with heads of 64 or 128, without `splits` and
-    without a gradient to take, go the way "unpacked" by themselves; all else goes "in place".
+    Where Triton runs, more than `FEW_QUERIES` queries in half precision with heads of 64 or 128, without `splits`, go
+    the way "unpacked" by themselves; all else goes "in place". Gradients are taken in place after either.
 
     Args:
         q: `(B, L, H, D)` queries after RoPE; D is 32, 64 or 128.
@@ -53,15 +53,14 @@ def memory_attention(
         softmax_scale: factor of the logits; D^-0.5 when left out.
         splits: shares of the pooled part that are worked on side by side, for few queries and a long memory.
         way: "in place" reads each part where it lies, in one kernel; "unpacked" first writes turned keys and values of
-            all parts, in the dtype of `q`, to memory that is free again after the call, and has no gradient. None for
-            the choice above.
+            all parts, in the dtype of `q`, to memory that is free again after the call. None for the choice above.
 
     Returns:
         `(B, L, H, D)` in the dtype of `q`.
 
     Raises:
-        ValueError: for shapes that do not fit, another way, or the way "unpacked" with `splits` or where a gradient is
-            wanted.
+        ValueError: for shapes that do not fit, another way, or the way "unpacked" with `splits`, or with gradients of
+            what is not half precision.
     """
     require(q.ndim == 4 and q.shape[-1] in WIDTHS, f"q {tuple(q.shape)} must be (B, L, H, D) with D one of {WIDTHS}")
     require(own.k_scale is None, "own.k_scale must be None: the block's own keys are not quantised")
@@ -73,29 +72,25 @@ def memory_attention(
     require(way is None or way in typing.get_args(Way), f"way {way!r} is not one of {typing.get_args(Way)}")
     memory = [tensor for part in parts for tensor in part.tensors]
     scale = q.shape[-1] ** -0.5 if softmax_scale is None else softmax_scale
+    unpacked = way == "unpacked" or (way is None and splits == 1 and _pays(q))
     learns = torch.is_grad_enabled() and any(tensor.requires_grad for tensor in (q, own.k, own.v))
-    if way == "unpacked" or (way is None and not learns and splits == 1 and _pays(q)):
-        require(not learns, "the way 'unpacked' has no gradient: take 'in place', or torch.no_grad()")
-        require(splits == 1, f"the way 'unpacked' has no splits, not {splits}: take 'in place'")
-        return _attend_unpacked(q, [*memory, *own.tensors], scale)
+    require(not unpacked or splits == 1, f"the way 'unpacked' has no splits, not {splits}: take 'in place'")
+    if unpacked and not learns:
+        keys, values = torch.ops.relic.memory_unpack(q, [*memory, *own.tensors])
+        return sdpa.attend(q, keys, values, scale)
+    require(
+        not unpacked or q.dtype in HALF,
+        f"the way 'unpacked' has no gradient in {q.dtype}: take 'in place', or torch.no_grad()",
+    )
     out, _ = torch.ops.relic.memory_attention(
-        q, own.k, own.v, own.turns.table, own.turns.offsets, memory, scale, splits
+        q, own.k, own.v, own.turns.table, own.turns.offsets, memory, scale, splits, unpacked
     )  # fmt: skip
     return out
 
 
 def _pays(q: Tensor) -> bool:
     """Whether a copy of the parts costs less than reading them anew for every tile of queries."""
-    half = q.dtype in (torch.float16, torch.bfloat16)
-    return chosen(q) == "triton" and half and q.shape[-1] in UNPACKED_WIDTHS and q.shape[1] > FEW_QUERIES
-
-
-def _attend_unpacked(q: Tensor, parts: Sequence[Tensor], softmax_scale: float) -> Tensor:
-    keys, values = torch.ops.relic.memory_unpack(q, parts)
-    out = F.scaled_dot_product_attention(
-        q.transpose(1, 2), keys.transpose(1, 2), values.transpose(1, 2), scale=softmax_scale
-    )
-    return out.transpose(1, 2).contiguous()
+    return chosen(q) == "triton" and q.dtype in HALF and q.shape[-1] in UNPACKED_WIDTHS and q.shape[1] > FEW_QUERIES
 
 
 @torch.library.custom_op("relic::memory_unpack", mutates_args=())
@@ -136,15 +131,18 @@ def _forward(
     memory: Sequence[Tensor],
     softmax_scale: float,
     splits: int,
+    unpacked: bool,
 ) -> tuple[Tensor, Tensor]:
     if chosen(q) == "reference":
         own, parts = _parts(k, v, table, offsets, memory)
         return reference.memory_attention(q, own, parts, softmax_scale), q.new_empty(0, dtype=torch.float32)
-    from relic_kernels.memory_attention import triton_impl
+    from relic_kernels.memory_attention import triton_impl, unpack
 
     k, v, table, offsets, *memory = (tensor.contiguous() for tensor in (k, v, table, offsets, *memory))
     own, parts = _parts(k, v, table, offsets, memory)
     with launched_on(q):
+        if unpacked:
+            return sdpa.attend_with_logs(q, *unpack.unpack([*parts, own], q.dtype), softmax_scale)
         return triton_impl.forward(q.contiguous(), own, parts, softmax_scale, splits)
 
 
@@ -158,6 +156,7 @@ def _(
     memory: Sequence[Tensor],
     softmax_scale: float,
     splits: int,
+    unpacked: bool,
 ) -> tuple[Tensor, Tensor]:
     shape = (0,) if chosen(q) == "reference" else (q.shape[0], q.shape[2], q.shape[1])
     return torch.empty_like(q), q.new_empty(shape, dtype=torch.float32)
@@ -192,7 +191,7 @@ _backward.register_fake(
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
-    q, k, v, table, offsets, memory, ctx.softmax_scale, _ = inputs
+    q, k, v, table, offsets, memory, ctx.softmax_scale, *_ = inputs
     ctx.memory = len(memory)
     ctx.save_for_backward(*output, q, k, v, table, offsets, *memory)
     ctx.mark_non_differentiable(output[1])
@@ -203,7 +202,7 @@ def _propagate(ctx: Any, grad: Tensor, _: Tensor) -> tuple[Any, ...]:
     dq, dk, dv = torch.ops.relic.memory_attention_backward(
         grad, out, lse, q, k, v, table, offsets, memory, ctx.softmax_scale
     )
-    return dq, dk, dv, None, None, [None] * ctx.memory, None, None
+    return dq, dk, dv, None, None, [None] * ctx.memory, None, None, None
 
 
 _forward.register_autograd(_propagate, setup_context=_save)
