@@ -28,6 +28,7 @@ from relic.json_files import write_json
 from relic.memory.backends import POLICIES, make_memory
 from relic.model.conditioning import camera_conditioning, stack_conditioning
 from relic.pictures import frames_to_tensor, tensor_to_frames
+from relic.precision import Precision
 from relic.rollout import rollout
 from relic.world import World
 from relic_data.clips import FPS, Clip, ClipDataset, clip_frames
@@ -73,6 +74,7 @@ class EvalConfig:
         steps: denoising steps; None for the world's own number.
         batch: clips rolled out together.
         seed: of the noise.
+        precision: of the networks; by default, that in which the world is played here.
     """
 
     split: str = "test"
@@ -84,6 +86,7 @@ class EvalConfig:
     steps: int | None = None
     batch: int = 8
     seed: int = 0
+    precision: Precision = "auto"
 
     def __post_init__(self) -> None:
         if self.clips < 1 or self.batch < 1:
@@ -328,7 +331,7 @@ def evaluate_world(config: EvalConfig, data: Path, weights: Path | None, out: Pa
     """
     if out is not None and not out.parent.is_dir():
         raise FileNotFoundError(f"no folder {out.parent} for the scores: make it first")
-    world = World.load(weights)
+    world = World.load(weights, precision=config.precision)
     if config.steps is not None:
         sampler = dataclasses.replace(world.config.sampler, steps=config.steps)
         world = world.with_config(dataclasses.replace(world.config, sampler=sampler))

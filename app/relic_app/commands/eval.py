@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from relic_app.world_options import add_precision_argument
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the options of `relic eval`."""
@@ -23,6 +25,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--steps", type=int, help="denoising steps; the world's own number when left out")
     parser.add_argument("--batch", type=int, default=8, help="clips rolled out together")
     parser.add_argument("--seed", type=int, default=0, help="seed of the noise")
+    add_precision_argument(parser)
     parser.add_argument("--out", type=Path, help="also write the scores as JSON, and pictures beside it")
 
 
@@ -45,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
         steps=options.steps,
         batch=options.batch,
         seed=options.seed,
+        precision=options.precision,
     )
     print(evaluate_world(config, options.data, options.weights, options.out))
     return 0
