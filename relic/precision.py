@@ -10,6 +10,7 @@ from contextlib import ExitStack, contextmanager
 from typing import Literal
 
 import torch
+from torch import nn
 
 Precision = Literal["auto", "float32", "bfloat16"]
 """What the networks of a world on a processor compute in; `auto` chooses by `suits_bfloat16`."""
@@ -38,3 +39,9 @@ def full_precision() -> Iterator[None]:
             if torch.is_autocast_enabled(kind):
                 stack.enter_context(torch.autocast(kind, enabled=False))
         yield
+
+
+def cast_parameters(network: nn.Module, dtype: torch.dtype) -> None:
+    """Bring a network's parameters to a number format, in place; buffers, such as statistics of latents, stay."""
+    for parameter in network.parameters():
+        parameter.data = parameter.data.to(dtype)

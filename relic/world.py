@@ -16,7 +16,7 @@ from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint
 from relic.config import MemoryConfig, ModelConfig, RelicConfig, from_json, mini, to_json
 from relic.model.transformer import RelicTransformer
 from relic.parallel.leading import Leader
-from relic.precision import Precision, find_dtype
+from relic.precision import Precision, cast_parameters, find_dtype
 from relic.reprojection.config import DepthConfig, ReprojectionConfig
 from relic.reprojection.depth import DepthNet
 from relic.reprojection.guide import Reprojector
@@ -99,7 +99,7 @@ class World:
         dtype = find_dtype(precision)
         model.cast(dtype)
         for network in (vae, *([] if depth is None else [depth])):
-            network.to(dtype)
+            cast_parameters(network, dtype)
         return cls(config, model, vae, MiniLMEncoder(config.model.text_tokens), depth)
 
     def save(self, folder: Path, provenance: Mapping[str, Any] | None = None) -> Manifest:

@@ -22,7 +22,7 @@ from relic.config import RelicConfig, to_json
 from relic.memory.backends import make_memory
 from relic.model.transformer import RelicTransformer
 from relic.pictures import tensor_to_frames
-from relic.precision import full_precision
+from relic.precision import cast_parameters, full_precision
 from relic.reprojection.depth import DepthNet
 from relic.reprojection.view_memory import ViewFinder
 from relic.rollout import rollout
@@ -156,6 +156,9 @@ class WorldStage(ABC):
         self.vae_digest = given.vae.latent_space_digest()
         self._null_text = given.text_encoder.encode([""])[0]
         check_latent_space(given.data, self.vae_digest)
+        if config.loop.runtime.mixed_precision == "bf16":
+            for helper in filter(None, (given.vae, given.depth)):
+                cast_parameters(helper, torch.bfloat16)
         intrinsics = world_intrinsics(config.world)
         self.reprojector = make_reprojector(config.world, self.vae, given.depth)
         self._guide = (
