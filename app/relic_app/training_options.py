@@ -56,6 +56,12 @@ def add_session_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="N",
         help="N processes compute each video together; N divides the network's heads",
     )
+    parser.add_argument(
+        "--attention",
+        choices=("sdpa", "xformers", "math"),
+        default="sdpa",
+        help="what computes attention; xformers needs a GPU and the extra `gpu`",
+    )
     parser.add_argument("--tensorboard", action="store_true", help="also log for TensorBoard, in OUT/tensorboard")
 
 
@@ -99,6 +105,7 @@ def loop_of(loop: LoopConfig, options: argparse.Namespace) -> LoopConfig:
         shard=options.shard,
         sequence_parallel=options.sequence_parallel,
         tensorboard=options.tensorboard,
+        attention=options.attention,
     )
     return dataclasses.replace(loop, accumulate=options.accumulate, runtime=runtime, steps=options.steps or loop.steps)
 

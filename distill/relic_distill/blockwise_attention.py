@@ -16,7 +16,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from relic.model.attention import scaled_dot_product
+from relic_kernels.attention_backends import attend_as_chosen
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,4 +101,4 @@ def _stretches(read: Read, q: Tensor, k: Tensor, v: Tensor, pooled_k: Tensor, po
 
 def _attend(q: Tensor, *stretches: Tensor) -> Tensor:
     half = len(stretches) // 2
-    return scaled_dot_product(q, torch.cat(stretches[:half], dim=1), torch.cat(stretches[half:], dim=1))
+    return attend_as_chosen(q, torch.cat(stretches[:half], dim=1), torch.cat(stretches[half:], dim=1))

@@ -175,7 +175,8 @@ def train(stage: Stage, config: LoopConfig, out: Path, *, progress_bar: bool = T
 class _Run:
     def __init__(self, stage: Stage, config: LoopConfig, out: Path, progress_bar: bool) -> None:
         self.stage, self.config, self.out = stage, config, out
-        self.workers = Workers(config.runtime.mixed_precision, config.runtime.sequence_parallel)
+        runtime = config.runtime
+        self.workers = Workers(runtime.mixed_precision, runtime.sequence_parallel, runtime.attention)
         self.parts = self.workers.share(config.accumulate)
         self.peaks = {
             name: [float(group["lr"]) for group in optimizer.param_groups]
@@ -202,8 +203,7 @@ class _Run:
         )
 
     def _session(self) -> dict[str, Any]:
-        workers = self.workers
-        return {"processes": workers.count, "device": str(workers.device), **asdict(self.config.runtime)}
+        return {"processes": self.workers.count, "device": str(self.workers.device), **asdict(self.config.runtime)}
 
     def _settle(self) -> None:
         """Bring the stage to this process's device, or this process's share of it."""

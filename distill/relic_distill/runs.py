@@ -19,7 +19,7 @@ from relic_distill.runtime import MixedPrecision
 from relic_distill.stage_causal import CausalStage, CausalTrainConfig
 from relic_distill.stage_dmd import DmdStage, DmdTrainConfig, score_of
 from relic_distill.stage_init import InitStage, InitTrainConfig
-from relic_distill.stage_teacher import TeacherStage, TeacherTrainConfig, trained_frames_of
+from relic_distill.stage_teacher import TeacherStage, TeacherTrainConfig, is_bidirectional, trained_frames_of
 from relic_distill.trajectories import TrajectoryConfig, TrajectoryDataset, sample_trajectories
 from relic_distill.workers import Workers
 from relic_distill.world_stage import Ingredients, WorldTrainConfig
@@ -152,8 +152,14 @@ def train_init(
         "finished" or "interrupted".
 
     Raises:
-        ValueError: when data, checkpoints and configuration do not fit together.
+        ValueError: when data, checkpoints and configuration do not fit together, or consistency distillation is to
+            follow a bidirectional teacher.
     """
+    if config.forcing == "consistency" and is_bidirectional(teacher):
+        raise ValueError(
+            f"{teacher} is a bidirectional teacher, consistency distillation follows a causal network: name the export "
+            "of `relic distill causal`, or choose another forcing"
+        )
     config, given = gather(config, files)
     stage = InitStage(config, given, teacher, None if paths is None else TrajectoryDataset(paths))
     return train(stage, config.loop, out)

@@ -6,6 +6,8 @@ import typing
 from dataclasses import dataclass
 from typing import Literal
 
+from relic_kernels.attention_backends import Backend
+
 MixedPrecision = Literal["no", "bf16"]
 
 
@@ -21,18 +23,22 @@ class Runtime:
         sequence_parallel: so many processes compute each video together (Ulysses, see `relic.parallel.sequence`); 1
             for one each.
         tensorboard: also log for TensorBoard.
+        attention: what computes attention wherever no kernel of memory's does (`relic_kernels.attention_backends`).
     """
 
     mixed_precision: MixedPrecision = "no"
     shard: bool = False
     sequence_parallel: int = 1
     tensorboard: bool = False
+    attention: Backend = "sdpa"
 
     def __post_init__(self) -> None:
         if self.mixed_precision not in typing.get_args(MixedPrecision):
             raise ValueError(
                 f"mixed_precision {self.mixed_precision!r} is not one of {typing.get_args(MixedPrecision)}"
             )
+        if self.attention not in typing.get_args(Backend):
+            raise ValueError(f"attention {self.attention!r} is not one of {typing.get_args(Backend)}")
         if self.sequence_parallel < 1:
             raise ValueError(f"sequence_parallel {self.sequence_parallel} must be at least 1")
 

@@ -21,6 +21,7 @@ from torch.distributed.tensor import DTensor
 
 from relic_distill.devices import on_device
 from relic_distill.runtime import MixedPrecision
+from relic_kernels.attention_backends import Backend, using, why_not
 
 _Value = TypeVar("_Value")
 
@@ -31,12 +32,13 @@ class Workers:
     Args:
         mixed_precision: see `relic_distill.runtime.Runtime`.
         together: processes that compute each part of a step together; neighbours by number.
+        attention: see `relic_distill.runtime.Runtime`.
 
     Raises:
-        ValueError: when the processes do not make up such groups.
+        ValueError: when the processes do not make up such groups, or attention cannot be computed so here.
     """
 
-    def __init__(self, mixed_precision: MixedPrecision = "no", together: int = 1) -> None:
+    def __init__(self, mixed_precision: MixedPrecision = "no", together: int = 1, attention: Backend = "sdpa") -> None:
         self._state = PartialState(cpu=not torch.accelerator.is_available())
         # accelerate holds one precision a process; stages of one process may differ in theirs
         AcceleratorState._reset_state()
@@ -50,6 +52,11 @@ class Workers:
                 "`accelerate launch --num_processes N -m relic_app ...`, N a multiple of it"
             )
         self.together = together
+        self._attention = attention
+        dtype = torch.bfloat16 if mixed_precision == "bf16" else torch.float32
+        why = why_not(attention, torch.empty(0, dtype=dtype, device=self.device))
+        if why is not None:
+            raise ValueError(f"attention {attention!r} cannot be computed here: {why}")
 
     @property
     def device(self) -> torch.device:
@@ -60,7 +67,7 @@ class Workers:
     @contextmanager
     def computing(self) -> Iterator[None]:
         """Losses and gradients are computed on the device, in mixed precision where that is wanted."""
-        with on_device(self.device), self._accelerator.autocast():
+        with on_device(self.device), self._accelerator.autocast(), using(self._attention):
             yield
 
     @property

@@ -8,7 +8,8 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -21,6 +22,8 @@ from relic_kernels.dispatch import require, working_dtype
 Backend = Literal["sdpa", "xformers", "math"]
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
+_in_use: list[Backend] = []
+"""What `using` was given, innermost last; one for all threads, since backward passes run in threads of autograd's."""
 _XFORMERS_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -66,6 +69,32 @@ def why_not(backend: Backend, q: Tensor) -> str | None:
     if importlib.util.find_spec("xformers") is None:
         return "xformers is not installed: pip install relic-world[gpu], or choose sdpa"
     return None
+
+
+@contextmanager
+def using(backend: Backend) -> Iterator[None]:
+    """Within the `with`, networks attend by a backend wherever plain attention is theirs to choose.
+
+    Raises:
+        ValueError: for another name.
+    """
+    require(backend in BACKENDS, f"attention backend {backend!r} is not one of {', '.join(typing.get_args(Backend))}")
+    _in_use.append(backend)
+    try:
+        yield
+    finally:
+        _in_use.pop()
+
+
+def attend_as_chosen(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """`attend` by the backend of the innermost `using`, else by SDPA; in the precision of autocast where it is on."""
+    backend = _in_use[-1] if _in_use else "sdpa"
+    if backend == "sdpa":
+        return _sdpa(q, k, v)
+    device = q.device.type
+    if torch.amp.is_autocast_available(device) and torch.is_autocast_enabled(device):
+        q, k, v = (one.to(torch.get_autocast_dtype(device)) for one in (q, k, v))
+    return attend(q, k, v, backend)
 
 
 def _sdpa(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

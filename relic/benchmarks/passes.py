@@ -20,11 +20,11 @@ from relic.memory.compression import pooled_positions
 from relic.memory.context import MemoryContext
 from relic.memory.kv_cache import KVMemory
 from relic.memory.placing import oldest_time, places
-from relic.model.attention import scaled_dot_product
 from relic.model.rope import grid_positions, rotate, rotation
 from relic.model.transformer import Control, TextKV
 from relic.rollout import denoise_block
 from relic.world import World
+from relic_kernels.attention_backends import attend_as_chosen
 
 
 class PlainContext(MemoryContext):
@@ -53,7 +53,7 @@ class PlainContext(MemoryContext):
         keys = torch.cat([*(entry.k[layer] for entry in memory.entries), k.flatten(1, 2)], dim=1)
         values = torch.cat([*(entry.v[layer] for entry in memory.entries), v.flatten(1, 2)], dim=1)
         turned = rotate(keys, rotation(time, place, model.head_dim, model.rope_theta).to(keys.device))
-        return scaled_dot_product(q.flatten(1, 2), turned, values).unflatten(1, q.shape[1:3])
+        return attend_as_chosen(q.flatten(1, 2), turned, values).unflatten(1, q.shape[1:3])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -13,8 +13,8 @@ from torch import Tensor
 from relic.config import ModelConfig
 from relic.memory.kv_cache import KVMemory
 from relic.memory.placing import axis_turns
-from relic.model.attention import scaled_dot_product
 from relic.model.rope import grid_positions, rotate, rotation
+from relic_kernels.attention_backends import attend_as_chosen
 from relic_kernels.dispatch import chosen
 from relic_kernels.memory_attention import Part, Turns, memory_attention
 
@@ -56,7 +56,7 @@ class MemoryContext:
             out = memory_attention(q_all, own, *self._memory.parts().parts(layer))
         else:
             k_all, v_all = self._with_memory(layer, rotate(k.flatten(1, 2), turn), v.flatten(1, 2))
-            out = scaled_dot_product(q_all, k_all, v_all)
+            out = attend_as_chosen(q_all, k_all, v_all)
         return out.unflatten(1, q.shape[1:3])
 
     def _with_memory(self, layer: int, k_own: Tensor, v_own: Tensor) -> tuple[Tensor, Tensor]:

@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from relic.config import ModelConfig
 from relic.model.layers import RMSNorm
 from relic.model.rope import grid_positions, rotate, rotation, yarn_attention_scale, yarn_frequencies
+from relic_kernels.attention_backends import attend_as_chosen
 from relic_kernels.dispatch import chosen
 from relic_kernels.qk_norm_rope_pose import qk_norm_rope_pose
 
@@ -31,12 +31,6 @@ class AttentionContext(Protocol):
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention output `(B, F, L, H, D)` for rotated `q`, and `k`, `v` of the same shape."""
         ...
-
-
-def scaled_dot_product(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Softmax attention over `(B, tokens, H, D)`."""
-    out = F.scaled_dot_product_attention(q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2))
-    return out.transpose(1, 2)
 
 
 class BidirectionalContext:
@@ -65,7 +59,7 @@ class BidirectionalContext:
         """Full attention over all frames of the pass."""
         self._k_rotation = self._k_rotation.to(k.device)
         k_all = rotate(k.flatten(1, 2), self._k_rotation)
-        return scaled_dot_product(q.flatten(1, 2), k_all, v.flatten(1, 2)).unflatten(1, q.shape[1:3])
+        return attend_as_chosen(q.flatten(1, 2), k_all, v.flatten(1, 2)).unflatten(1, q.shape[1:3])
 
 
 class SelfAttention(nn.Module):
@@ -126,5 +120,5 @@ class CrossAttention(nn.Module):
     def forward(self, x: Tensor, text_kv: tuple[Tensor, Tensor]) -> Tensor:
         """`x` `(B, F, L, M)` -> `(B, F, L, M)`."""
         q = self.norm_q(self.to_q(x)).flatten(1, 2).unflatten(-1, (self.num_heads, -1))
-        out: Tensor = self.to_out[0](scaled_dot_product(q, *text_kv).flatten(-2))
+        out: Tensor = self.to_out[0](attend_as_chosen(q, *text_kv).flatten(-2))
         return out.unflatten(1, x.shape[1:3])

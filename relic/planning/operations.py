@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from relic.config import ModelConfig, RelicConfig
-from relic.model.attention import scaled_dot_product
 from relic.model.conditioning import CameraConditioning
 from relic.model.transformer import RelicTransformer
 from relic.planning.counting import count_flops, count_held_bytes, count_operators, count_saved_bytes
 from relic.planning.parameters import meta_transformer
+from relic_kernels.attention_backends import attend_as_chosen
 
 
 class _Context(ABC):
@@ -51,7 +51,7 @@ class _CountedMemory(_Context):
         own_k, own_v = k.flatten(1, 2), v.flatten(1, 2)
         memory = own_k.new_empty(len(k), self._tokens, *k.shape[3:])
         joined = (torch.cat([own, memory], dim=1) for own in (own_k, own_v))
-        return scaled_dot_product(q.flatten(1, 2), *joined).unflatten(1, q.shape[1:3])
+        return attend_as_chosen(q.flatten(1, 2), *joined).unflatten(1, q.shape[1:3])
 
 
 class _FusedAttention(_Context):

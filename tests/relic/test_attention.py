@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import relic_kernels
-from relic.model.attention import BidirectionalContext, SelfAttention, scaled_dot_product
+from relic.model.attention import BidirectionalContext, SelfAttention
 from relic.model.rope import (
     grid_positions,
     inverse_frequencies,
@@ -14,6 +14,7 @@ from relic.model.rope import (
     yarn_frequencies,
 )
 from relic.model.transformer import RelicBlock
+from relic_kernels.attention_backends import attend_as_chosen
 from tests.tiny_networks import TINY
 
 
@@ -46,7 +47,7 @@ def test_bidirectional_attention_is_plain_attention_over_rotated_tokens() -> Non
     q, k, v = (torch.randn(shape) for _ in range(3))
     time = torch.arange(frames).repeat_interleave(len(space))
     turn = rotation(time, space.repeat(frames, 1), TINY.head_dim, TINY.rope_theta)
-    expected = scaled_dot_product(*(rotate(x.flatten(1, 2), turn) for x in (q, k)), v.flatten(1, 2))
+    expected = attend_as_chosen(*(rotate(x.flatten(1, 2), turn) for x in (q, k)), v.flatten(1, 2))
     context = BidirectionalContext(TINY, frames)
     turned_q = rotate(q.flatten(1, 2), context.query_rotation(q.device)).reshape(shape)
     out = context.attend(0, turned_q, k, v)

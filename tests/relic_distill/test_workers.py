@@ -9,6 +9,7 @@ from torch import nn
 
 from relic.checkpoint import load_checkpoint
 from relic_distill.loop import LoopConfig, train
+from relic_distill.runtime import Runtime
 from relic_distill.workers import Workers
 from tests.relic_distill.test_loop import LineStage, checkpoint_of, log_of
 
@@ -85,3 +86,10 @@ def test_parts_that_cannot_be_shared_out_are_refused() -> None:
         TwoWorkers().share(3)
     with pytest.raises(ValueError, match="accumulate 0 must be at least 1"):
         LoopConfig(steps=1, accumulate=0)
+
+
+def test_attention_that_cannot_be_computed_here_is_refused_before_work_starts() -> None:
+    with pytest.raises(ValueError, match=r"'xformers' cannot be computed here: .*no kernels for a cpu.*choose sdpa"):
+        Workers(attention="xformers")
+    with pytest.raises(ValueError, match="attention 'flash' is not one of"):
+        Runtime(attention="flash")  # type: ignore[arg-type]

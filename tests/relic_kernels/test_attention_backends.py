@@ -4,7 +4,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from relic_kernels.attention_backends import Backend, attend, why_not
+from relic.model.attention import BidirectionalContext
+from relic.world import World
+from relic_kernels.attention_backends import Backend, attend, attend_as_chosen, using, why_not
 
 
 def drawn(dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor, Tensor]:
@@ -40,6 +42,38 @@ def test_what_does_not_fit_is_named() -> None:
         attend(q, k, v[:, :10])
     with pytest.raises(ValueError, match=r"q \(7, 3, 16\) must be"):
         attend(q[0], k, v)
+
+
+def test_a_backend_is_in_use_within_its_with() -> None:
+    q, k, v = drawn()
+    expected = attend(q, k, v, "sdpa")
+    with using("math"), using("xformers"):
+        with pytest.raises(ValueError, match="'xformers' cannot run here"):
+            attend_as_chosen(q, k, v)
+        with using("math"):
+            torch.testing.assert_close(attend_as_chosen(q, k, v), expected)
+    assert torch.equal(attend_as_chosen(q, k, v), expected)
+    with pytest.raises(ValueError, match="'flash' is not one of"), using(cast("Any", "flash")):
+        pass
+
+
+def test_backends_attend_in_the_precision_of_autocast() -> None:
+    q, k, v = drawn()
+    with using("math"), torch.autocast("cpu", torch.bfloat16):
+        assert attend_as_chosen(q, k, v).dtype == torch.bfloat16
+
+
+def test_a_whole_network_attends_by_the_backend_in_use() -> None:
+    world = World.tiny()
+    sizes = world.config.model
+    generator = torch.Generator().manual_seed(0)
+    q, k, v = (torch.randn(1, 3, 60, sizes.num_heads, sizes.head_dim, generator=generator) for _ in range(3))
+    context = BidirectionalContext(sizes, 3)
+    expected = context.attend(0, q, k, v)
+    with using("math"):
+        torch.testing.assert_close(context.attend(0, q, k, v), expected)
+    with using("xformers"), pytest.raises(ValueError, match="no kernels for a cpu"):
+        context.attend(0, q, k, v)
 
 
 @pytest.mark.gpu

@@ -3,9 +3,9 @@ import importlib
 import pytest
 import torch
 
-from relic.model.attention import scaled_dot_product
 from relic.model.rope import axis_dims, grid_positions, inverse_frequencies, rotate, rotation
 from relic_kernels import Part, Turns, force, memory_attention
+from relic_kernels.attention_backends import attend_as_chosen
 from relic_kernels.memory_attention.turns import axis_pairs, expanded
 from tests.relic_kernels.closeness import TOLERANCE, assert_close, gradients, relative_rms
 from tests.relic_kernels.parts import exact, in_type, part, turns
@@ -120,7 +120,7 @@ def test_the_reference_is_what_the_network_does() -> None:
     turn = rotation(torch.arange(3).repeat_interleave(15), space.repeat(3, 1), width, 100.0)
     q = torch.randn(2, 15, heads, width)
     keys = rotate(torch.cat([window.k, own.k], dim=1), turn)
-    expected = scaled_dot_product(q, keys, torch.cat([window.v, own.v], dim=1))
+    expected = attend_as_chosen(q, keys, torch.cat([window.v, own.v], dim=1))
     table = torch.view_as_real(turn)
     parts = [
         Part(k=window.k, v=window.v, turns=Turns.of_each(table[:30])),
