@@ -194,6 +194,9 @@ def test_a_teacher_of_the_other_kind_is_refused_before_anything_is_loaded(
     by_blocks = dataclasses.replace(video, score="causal")
     with pytest.raises(ValueError, match=rf"{teacher} is a bidirectional teacher, .*relic distill causal.*'video'"):
         train_dmd(by_blocks, nothing, tmp_path / "out", student=teacher, teacher=teacher)
+    init = InitTrainConfig(**{**settings(tiny_causal(6)), "forcing": "consistency"})  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=rf"{teacher} is a bidirectional teacher, consistency .*follows a causal"):
+        train_init(init, nothing, tmp_path / "out", teacher=teacher)
     assert isinstance(score_of(by_blocks, causal), CausalScore)
     assert score_of(video, teacher) == VideoScore(trained_frames=4)
     assert isinstance(score_of(by_blocks, default_weights_dir() / "mini-world.safetensors"), CausalScore)
