@@ -57,8 +57,9 @@ def this_machine() -> Machine:
     import torch
 
     from relic.planning.hardware import find_gpu_by_title, this_processor
+    from relic.precision import suits_bfloat16
 
-    processor = this_processor()
+    processor = this_processor("fp32", "bf16") if suits_bfloat16() else this_processor("fp32")
     if not torch.cuda.is_available():
         return Machine(processor=processor)
     first = torch.cuda.get_device_properties(0)
@@ -132,7 +133,8 @@ def _fastest(machine: Machine, config: RelicConfig, home: int) -> tuple[Plan | N
             f"{home / 1e9:.1f} GB in fp32 on the processor, which has {machine.processor.memory_bytes / 1e9:.1f} GB"
         )
         return None, f"not here ({lacking}); {more}"
-    plan = plan_world(config, machine.processor, seconds=HISTORY_SECONDS, dtype="fp32")
+    narrow = config.preset == "mini" and "bf16" in machine.processor.flops
+    plan = plan_world(config, machine.processor, seconds=HISTORY_SECONDS, dtype="bf16" if narrow else "fp32")
     return plan, f"here on the processor {_rate(plan)}"
 
 

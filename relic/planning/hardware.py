@@ -109,14 +109,18 @@ def find_gpu_by_title(title: str) -> Device | None:
     return None
 
 
-def this_processor(dtype: Dtype = "fp32") -> Device:
-    """This machine's processor with torch's current number of threads, measured for about a second."""
+def this_processor(*dtypes: Dtype) -> Device:
+    """This machine's processor with torch's current number of threads, measured for about a second.
+
+    Args:
+        dtypes: precisions to measure; fp32 when left out.
+    """
     threads = torch.get_num_threads()
     return Device(
         name=CPU,
         title=f"this machine's processor ({threads} thread{'s' if threads != 1 else ''})",
         memory_bytes=float(os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")),
-        flops=MappingProxyType({dtype: measured_flops(dtype=dtype)}),
+        flops=MappingProxyType({dtype: measured_flops(dtype=dtype) for dtype in dtypes or ("fp32",)}),
         bandwidth=measured_bandwidth(),
         link=0.0,
         measured=True,

@@ -126,3 +126,6 @@ def test_the_mini_world_on_a_processor_is_predicted_near_its_measured_rate():
     """docs/results.md: 194 ms a block with both cores, 4 frames each; after 20 s a little more."""
     mini = next(iter(prospects(Machine(processor=PROCESSOR), default_weights_dir())))
     assert 4 / 0.194 / 1.5 < mini.fps < 4 / 0.194 * 1.5
+    able = dataclasses.replace(PROCESSOR, flops={"fp32": 150e9, "bf16": 600e9})
+    narrow = next(iter(prospects(Machine(processor=able), default_weights_dir())))
+    assert narrow.fps > 1.5 * mini.fps, "played in bfloat16, and so predicted"

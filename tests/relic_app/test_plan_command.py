@@ -1,6 +1,7 @@
 import json
 
 import pytest
+import torch
 
 from relic_app.cli import main
 
@@ -41,9 +42,11 @@ def test_what_does_not_fit_says_what_to_change(capsys):
     assert "-> share memory and work among more GPUs: --gpus 2" in shown
 
 
-def test_mini_is_planned_for_this_processor(capsys):
+@pytest.mark.parametrize(("capabilities", "dtype"), [({}, "fp32"), ({"avx512_bf16": True}, "bf16")])
+def test_mini_is_planned_for_this_processor(capsys, monkeypatch, capabilities, dtype):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     plan = planned(capsys, "--steps", "2", "--seconds", "5")
-    assert (plan["preset"], plan["device"], plan["dtype"]) == ("mini", "cpu", "fp32")
+    assert (plan["preset"], plan["device"], plan["dtype"]) == ("mini", "cpu", dtype)
     assert plan["fits"] is True
     assert plan["speed"]["compute"] == plan["block"]["transformer_flops"] / (plan["flops_per_second"] * 0.41)
 

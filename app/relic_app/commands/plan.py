@@ -21,7 +21,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--seconds", type=float, default=20.0, help="history at which memory and speed are told")
     parser.add_argument("--steps", type=int, help="denoising steps of a block; the preset's when left out")
-    parser.add_argument("--dtype", choices=_DTYPES, help="of the network; fp32 on cpu and bf16 on a GPU when left out")
+    parser.add_argument(
+        "--dtype",
+        choices=_DTYPES,
+        help="of the network; when left out bf16 on a GPU, and on cpu what mini is played in there, fp32 for others",
+    )
     parser.add_argument("--kv-dtype", choices=(*_DTYPES, "fp8"), help="of memory; the preset's when left out")
     parser.add_argument("--train", action="store_true", help="plan the last stage of training instead of playing")
     parser.add_argument("--json", action="store_true", help="print JSON")
@@ -37,11 +41,13 @@ def run(options: argparse.Namespace) -> int:
 
     from relic.config import find_preset
     from relic.planning.hardware import CPU, Dtype, find_device
+    from relic.precision import suits_bfloat16
 
     config = find_preset(options.preset)
     if options.steps is not None:
         config = dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, steps=options.steps))
-    dtype: Dtype = options.dtype or ("fp32" if options.gpu == CPU else "bf16")
+    narrow = options.gpu != CPU or (options.preset == "mini" and suits_bfloat16())
+    dtype: Dtype = options.dtype or ("bf16" if narrow else "fp32")
     if options.kv_dtype is not None:
         config = _stored_as(config, options.kv_dtype, dtype)
     device = find_device(options.gpu, dtype)
