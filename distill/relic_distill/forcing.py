@@ -12,11 +12,13 @@ Axes: B batch, F frames of the pass, L tokens of a frame, K memory tokens, H hea
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 from torch import Tensor
 
 from relic.config import MemoryConfig, ModelConfig
-from relic.memory.compression import frame_factor, pool_tokens, pooled_positions
+from relic.memory.compression import frame_factor, pool_tokens, pooled_positions, pooled_tokens
 from relic.model.conditioning import CameraConditioning
 from relic.model.rope import grid_positions, rotate, rotation
 from relic_distill.blockwise_attention import Read, blockwise_attention
@@ -86,20 +88,19 @@ class CausalPass:
         """What each block of the pass attends to."""
         reads = []
         size, offset = self.block_frames, self.num_past - 1
+        sizes = (
+            pooled_tokens(self._model.grid, frame_factor(i, self._memory.schedule)) for i in range(self.num_frames)
+        )
+        pooled_before = list(itertools.accumulate(sizes, initial=0))
         for start in [0, *range(1, self.num_frames, size)]:
             stop = start + (size if start else 1)
             recent = slice(self._window_start(start, full=True), start)
-            pooled = self._pooled_tokens(self._window_start(start))
+            pooled = pooled_before[self._window_start(start)]
             if start < self.num_past:
                 reads.append(Read(own=slice(start, stop), pooled=pooled, recent=recent))
             if start and self.num_past < self.num_frames:
                 reads.append(Read(own=slice(start + offset, stop + offset), pooled=pooled, recent=recent))
         return tuple(reads)
-
-    def _pooled_tokens(self, frames: int) -> int:
-        """Tokens of so many first frames, pooled."""
-        factors = (frame_factor(frame, self._memory.schedule) for frame in range(frames))
-        return sum(len(pooled_positions(self._space, self._model.grid, factor)) for factor in factors)
 
     def _window_start(self, start: int, *, full: bool = False) -> int:
         """First frame kept in full before block `start`; with `full`=False, how many pooled frames it sees."""

@@ -22,6 +22,15 @@ def test_the_next_is_made_while_the_first_is_used() -> None:
     assert made[:2] == [(0, 0), (1, 0)], "made once each"
 
 
+def test_several_parts_of_a_step_are_each_made_once() -> None:
+    made: list[tuple[int, ...]] = []
+    ahead = Ahead(lambda key: made.append(key) or key)  # type: ignore[func-returns-value]
+    asked = [(step, part) for step in range(3) for part in range(2)]
+    assert [ahead.get((step, part), (step + 1, part)) for step, part in asked] == asked
+    assert sorted(made)[: len(asked)] == asked
+    assert len(set(made)) == len(made)
+
+
 def test_what_was_not_foreseen_is_made_when_asked_for() -> None:
     ahead = Ahead(lambda key: key)
     assert ahead.get((0, 0), (1, 0)) == (0, 0)
