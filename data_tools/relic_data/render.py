@@ -5,7 +5,9 @@ from __future__ import annotations
 import argparse
 import json
 import multiprocessing
+import os
 import signal
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -169,7 +171,16 @@ _FILMERS: list[Filmer] = []
 def _start_worker(stop: Event) -> None:
     # Ctrl-C reaches every process of the terminal; the parent alone decides, and says so through the event.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     _FILMERS.append(Filmer(stop.is_set))
+
+
+def _end_with_parent() -> None:
+    """A parent that is killed tells its workers nothing; without this they would wait for work for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        parent.join()
+        os._exit(1)
 
 
 def _film_in_worker(job: Job) -> Done:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from torch import Tensor
 
 _LEAST_DISTANCE = 1e-3
+_LEAST_SHARE = 1e-6
 
 
 def guided(conditional: Tensor, unconditional: Tensor, scale: float) -> Tensor:
@@ -33,6 +34,28 @@ def score_difference(latents: Tensor, x0_data: Tensor, x0_generated: Tensor) -> 
     """
     distance = (latents - x0_data).abs().mean(dim=tuple(range(1, latents.ndim)), keepdim=True)
     return (x0_data - x0_generated) / distance.clamp(min=_LEAST_DISTANCE)
+
+
+def truth_difference(latents: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """The map from a video to the true one where that is known, up to a positive factor of each video.
+
+    The place of the regression on the teacher's own paths in distribution matching (Yin et al. 2024, section 3.3), with
+    the recorded video instead: a world that remembers has no choice on surfaces that it was shown. Divided by the mean
+    distance over what is known, it weighs beside `score_difference` by a plain factor.
+
+    Args:
+        latents: `(B, C, T, h, w)` generated.
+        truth: the recorded video along the same camera path.
+        known: `(B, 1, T, h, w)` share of each cell that has no choice, in [0, 1].
+
+    Returns:
+        `(B, C, T, h, w)`; zero where nothing is known, and for videos of which nothing is.
+    """
+    axes = tuple(range(1, latents.ndim))
+    gap = (truth - latents) * known
+    share = known.expand_as(gap).mean(dim=axes, keepdim=True)
+    distance = gap.abs().mean(dim=axes, keepdim=True) / share.clamp(min=_LEAST_SHARE)
+    return gap / distance.clamp(min=_LEAST_DISTANCE)
 
 
 def generator_gradient(difference: Tensor) -> Tensor:

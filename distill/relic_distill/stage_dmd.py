@@ -19,7 +19,7 @@ from relic.checkpoint import read_metadata
 from relic.config import RelicConfig, from_json
 from relic_distill.bidirectional import noised_video
 from relic_distill.causal_loss import ClipBatch, NoiseConfig, draw_sigmas
-from relic_distill.dmd import generator_gradient, score_difference
+from relic_distill.dmd import generator_gradient, score_difference, truth_difference
 from relic_distill.loop import torch_generator
 from relic_distill.scores import CausalScore, NoisedVideo, Score, ScoreKind, VideoScore
 from relic_distill.self_forcing import SelfRollout, replay, roll_out
@@ -47,6 +47,8 @@ class DmdTrainConfig(WorldTrainConfig):
         shared_rollouts: whether all updates between two of the student share one rollout, scored anew at each; the
             student has not changed in between. Otherwise each update draws its own, as in the paper.
         score_noise: noise levels at which videos are scored.
+        anchor: weight of the map to the recorded video, on surfaces that the start picture shows, beside the map of
+            scores; 0 for distribution matching alone, as in the paper.
     """
 
     score: ScoreKind = "video"
@@ -55,6 +57,7 @@ class DmdTrainConfig(WorldTrainConfig):
     critic_lr: float = 1.0
     shared_rollouts: bool = False
     score_noise: NoiseConfig = field(default_factory=lambda: NoiseConfig(shift=3.0, context_max=0.0))
+    anchor: float = 0.0
 
     def __post_init__(self) -> None:
         WorldTrainConfig.__post_init__(self)
@@ -62,6 +65,13 @@ class DmdTrainConfig(WorldTrainConfig):
             raise ValueError(f"score {self.score!r} is not one of {typing.get_args(ScoreKind)}")
         if self.critic_updates < 1 or self.critic_lr <= 0:
             raise ValueError(f"critic_updates {self.critic_updates} and critic_lr {self.critic_lr} must be positive")
+        if self.anchor < 0:
+            raise ValueError(f"anchor {self.anchor} must not be negative: it weighs the map to the recorded video")
+        if self.anchor and self.world.reprojection is None:
+            raise ValueError(
+                f"anchor {self.anchor} asks what the start picture shows, which only a world with reprojection finds: "
+                "choose 0"
+            )
 
 
 def memory_age_of(student: Path) -> int:
@@ -144,10 +154,28 @@ class DmdStage(WorldStage):
             loss.backward()
             return {"loss": float(loss.detach()), "critic_loss": float(loss.detach()), "exit_step": drawn.exit_step}
         difference = self.difference(video, guide, generator)
+        size = float(difference.abs().mean())
+        figures = {"loss": size, "score_difference": size, "exit_step": drawn.exit_step}
+        if self.dmd.anchor:
+            known, truth = self.known(rollout.batch), rollout.batch.latents
+            pull = truth_difference(video.latents, truth, known)
+            difference = difference + self.dmd.anchor * pull
+            figures["known_error"] = float(((truth - video.latents) * known).abs().mean() / known.mean().clamp(min=1e-6))
         world = self.config.world
         replay(self.model, rollout, generator_gradient(difference)[:, :, 1:], world.memory, world.sampler)
-        size = float(difference.abs().mean())
-        return {"loss": size, "score_difference": size, "exit_step": drawn.exit_step}
+        return figures
+
+    @torch.no_grad()
+    def known(self, batch: ClipBatch) -> Tensor:
+        """Share `(B, 1, T, h, w)` of every cell whose surface the start picture shows; zero at that picture itself."""
+        latents, camera = batch.latents, batch.camera
+        screen = self.screen(len(latents))
+        screen.show(latents[:, :, :1], camera[:1])
+        guide = screen.guide(camera[1:])
+        assert guide is not None, "the configuration asks for reprojection"
+        frames, channels = self.config.world.model.frames_per_latent, latents.shape[1]
+        shown = guide[:, channels : channels + frames].mean(dim=1, keepdim=True)
+        return torch.cat([torch.zeros_like(shown[:, :, :1]), shown], dim=2).to(latents)
 
     @torch.no_grad()
     def difference(self, video: ClipBatch, guide: Tensor | None, generator: torch.Generator) -> Tensor:

@@ -1,8 +1,12 @@
 import errno
 import hashlib
 import json
+import subprocess
+import sys
+import time
 
 import numpy as np
+import psutil
 import pytest
 
 from relic.camera import actions_from_poses
@@ -102,6 +106,21 @@ def test_an_interruption_leaves_no_half_clip(rendered, tmp_path, monkeypatch, st
     assert len(ClipDataset(tmp_path)) == 1
     index = json.loads((tmp_path / "dataset.json").read_text())
     assert [c["name"] for c in index["clips"]] == [clip_name(8, 0)]
+
+
+def test_workers_end_with_a_parent_that_is_killed(rendered, tmp_path):
+    command = [sys.executable, "-m", "relic_data.render", "--out", str(tmp_path), "--scenes", "40", "--workers", "2"]
+    parent = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        while not list(tmp_path.glob("clips/.*")):
+            assert parent.poll() is None
+            time.sleep(0.05)
+        workers = psutil.Process(parent.pid).children(recursive=True)
+        assert len(workers) >= 2
+    finally:
+        parent.kill()
+        parent.wait()
+    assert not psutil.wait_procs(workers, timeout=60)[1]
 
 
 def test_bad_numbers_are_named(tmp_path):

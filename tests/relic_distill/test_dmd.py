@@ -1,5 +1,6 @@
 """Distribution matching and consistency against cases whose answers are known in closed form."""
 
+import pytest
 import torch
 from torch import Tensor
 
@@ -9,7 +10,7 @@ from relic.model.attention import AttentionContext
 from relic.model.transformer import Control, RelicTransformer, TextKV
 from relic.vae.config import VaeConfig
 from relic_distill.causal_loss import ClipBatch
-from relic_distill.dmd import generator_gradient, guided, score_difference
+from relic_distill.dmd import generator_gradient, guided, score_difference, truth_difference
 from relic_distill.init_loss import consistency_loss
 from tests.tiny_networks import INTRINSICS, TINY, random_camera
 
@@ -57,6 +58,21 @@ def test_a_gaussian_generator_becomes_the_data() -> None:
         optimizer.step()
     assert abs(mean.item() - MEAN) < 0.05
     assert abs(std.item() - STD) < 0.05
+
+
+def test_the_map_to_the_truth_is_the_way_there_where_it_is_known_and_nothing_elsewhere() -> None:
+    latents, truth = torch.randn(3, 2, 4, 2, 2), torch.randn(3, 2, 4, 2, 2)
+    known = torch.zeros(3, 1, 4, 2, 2)
+    known[:2, :, 1:3] = 1.0
+    known[1, :, 2] = 0.25
+    found = truth_difference(latents, truth, known)
+    assert found[0, :, 1:3].abs().mean().item() == pytest.approx(1.0, rel=1e-5)
+    way = (truth - latents)[0, :, 1:3]
+    torch.testing.assert_close(found[0, :, 1:3], way / way.abs().mean())
+    torch.testing.assert_close(found[1] / found[1, 0, 1, 0, 0] * (truth - latents)[1, 0, 1, 0, 0], (truth - latents)[1] * known[1])
+    assert not found[:, :, (0, 3)].any()
+    assert not found[2].any()
+    torch.testing.assert_close(truth_difference(2 * latents, 2 * truth, known), found)
 
 
 def test_a_critic_trained_by_flow_matching_reaches_the_true_score() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint
-from relic.config import SamplerConfig
+from relic.config import RelicConfig, SamplerConfig
 from relic.flow_matching import add_noise, sampling_sigmas
 from relic.weights import default_weights_dir
 from relic_distill.bidirectional import DropConfig, drop_conditions
@@ -247,6 +247,50 @@ def test_updates_between_two_of_the_student_share_a_rollout(encoded: Path, teach
     stage.backward(3)
     assert [key[0] for key in stage._kept] == [3], "only the latest is held"
     assert not torch.equal(stage._drawn(3, 0).rollout.latents, first)
+
+
+def test_what_the_start_picture_shows_is_known(encoded: Path, teacher: Path) -> None:
+    stage = DmdStage(DmdTrainConfig(**settings(tiny_causal(6))), ingredients(encoded), teacher, teacher)  # type: ignore[arg-type]
+    batch = stage.draw(0)
+    still = torch.eye(3).expand_as(batch.camera.rotations_w2c)
+    away = still * torch.tensor([-1.0, 1.0, -1.0])
+    away[:, 0] = still[:, 0]
+    for rotations, share in ((still, 1.0), (away, 0.0)):
+        camera = dataclasses.replace(
+            batch.camera, rotations_w2c=rotations, positions=torch.zeros_like(batch.camera.positions)
+        )
+        known = stage.known(dataclasses.replace(batch, camera=camera))
+        assert known.shape == (2, 1, *batch.latents.shape[2:])
+        assert not known[:, :, 0].any(), "the start picture itself is given"
+        assert float(known[:, :, 1:].mean()) == pytest.approx(share, abs=0.02)
+
+
+def test_an_anchored_student_goes_to_the_recorded_video(encoded: Path, teacher: Path) -> None:
+    """With a critic that is the teacher the scores move nothing, and what is left is the anchor."""
+    config = DmdTrainConfig(**{**settings(tiny_causal(6)), "guidance": 1.0, "anchor": 1.0})  # type: ignore[arg-type]
+    stage = DmdStage(config, ingredients(encoded), teacher, teacher)
+    errors = []
+    for _ in range(2):
+        errors.append(stage.backward(config.critic_updates)["known_error"])
+        stage._kept.clear()
+        with torch.no_grad():
+            for parameter in stage.model.parameters():
+                if parameter.grad is not None:
+                    parameter -= 0.01 * parameter.grad / parameter.grad.norm().clamp(min=1e-8)
+                    parameter.grad = None
+    assert 0 < errors[1] < errors[0]
+
+
+def test_an_anchor_needs_a_world_that_finds_what_was_shown() -> None:
+    base = settings(tiny_causal(6))
+    with pytest.raises(ValueError, match=r"anchor -1.0 must not be negative"):
+        DmdTrainConfig(**{**base, "anchor": -1.0})  # type: ignore[arg-type]
+    world = base["world"]
+    assert isinstance(world, RelicConfig)
+    model = dataclasses.replace(world.model, guide_channels=0)
+    base["world"] = dataclasses.replace(world, model=model, reprojection=None)
+    with pytest.raises(ValueError, match=r"anchor 0.5 asks what the start picture shows.*choose 0"):
+        DmdTrainConfig(**{**base, "anchor": 0.5})  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["teacher", "init", "dmd", "dmd-shared"])

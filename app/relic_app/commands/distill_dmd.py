@@ -21,6 +21,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--score", choices=("video", "causal"), help="how videos are scored; the recipe's when left out"
     )
+    parser.add_argument(
+        "--anchor",
+        type=float,
+        metavar="WEIGHT",
+        help="of the recorded video beside the scores, on surfaces that the start picture shows; 0 for scores alone, "
+        "the recipe's when left out",
+    )
 
 
 def run(options: argparse.Namespace) -> int:
@@ -39,6 +46,8 @@ def run(options: argparse.Namespace) -> int:
     config = lengthened(find_recipe(DMD_RECIPES, options.recipe, options.minutes), options)
     if options.score is not None:
         config = dataclasses.replace(config, score=options.score)
+    if options.anchor is not None:
+        config = dataclasses.replace(config, anchor=options.anchor)
     if options.dry_run:
         return print_plan("dmd", config)
     outcome = train_dmd(config, files_of(options), options.out, student=options.student, teacher=options.teacher)
