@@ -59,13 +59,14 @@ def mini_causal(minutes: float) -> CausalTrainConfig:
 
 
 def mini_causal_longer(minutes: float) -> CausalTrainConfig:
-    """The mini world trained on from weights that walk: gentler steps, runs of 5 and then 10 seconds."""
+    """The mini world trained on from weights that walk: gentler steps, runs of 5, 10 and 20 seconds."""
     return dataclasses.replace(
         mini_causal(minutes),
         loop=LoopConfig(minutes=minutes, warmup=30, decay=0.6, checkpoint_minutes=10),
         phases=(
             Phase(until_step=150, frames=FIVE_SECONDS, batch=2),
-            Phase(until_step=12000, frames=TEN_SECONDS, batch=1),
+            Phase(until_step=300, frames=TEN_SECONDS, batch=1),
+            Phase(until_step=10**6, frames=TWENTY_SECONDS, batch=1),
         ),
         guide=GuideConfig(swap_chance=0.75),
         lr_muon=3e-3,

@@ -352,3 +352,45 @@ def test_fingers_get_two_sticks(open_page):
     page.wait_for_function("() => window.relic.report().position[1] > 0.1")
     pad.evaluate("(pad) => pad.dispatchEvent(new PointerEvent('pointerup', { bubbles: true, pointerId: 1 }))")
     assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+
+
+PAINT_BY_A_CLOCK_OF_OUR_OWN = """async ([count, stall, slow]) => {
+  const { Screen } = await import("/ui/screen.js");
+  let clock = 1000;
+  const callbacks = [];
+  performance.now = () => clock;
+  window.requestAnimationFrame = (call) => callbacks.push({ call, at: clock });
+  window.setTimeout = (call, ms) => callbacks.push({ call, at: clock + ms });
+  const canvas = Object.assign(document.createElement("canvas"), { width: 32, height: 20 });
+  const picture = new OffscreenCanvas(16, 10);
+  picture.getContext("2d").fillRect(0, 0, 4, 4);
+  const blob = await picture.convertToBlob({ type: "image/jpeg" });
+  const painted = [];
+  const screen = new Screen(canvas, canvas.cloneNode(), (frame, now) => painted.push(now));
+  for (let index = 0; index < count; index += 1) {
+    const periodMs = slow && index >= slow ? 80 : 62.5;
+    await screen.push({ run: 0, jpeg: blob, periodMs, firstOfBlock: false });
+  }
+  while (painted.length < count) {
+    clock += 4;
+    if (painted.length === stall && clock < 1000 + 62.5 * stall + 200) continue;
+    callbacks.splice(0).forEach((one) => (one.at <= clock ? one.call(clock) : callbacks.push(one)));
+  }
+  return painted;
+}"""
+
+
+def test_time_lost_to_a_late_frame_is_made_up(open_page):
+    page = open_page()
+    painted = np.array(page.evaluate(PAINT_BY_A_CLOCK_OF_OUR_OWN, [120, 40, 0]))
+    behind = painted - painted[0] - 62.5 * np.arange(120)
+    assert np.abs(behind[:40]).max() < 17
+    assert behind[41] > 100
+    assert np.abs(behind[-10:]).max() < 17
+    assert np.diff(painted).min() > 0.8 * 62.5
+
+
+def test_a_machine_that_cannot_keep_up_is_not_hurried(open_page):
+    page = open_page()
+    painted = np.array(page.evaluate(PAINT_BY_A_CLOCK_OF_OUR_OWN, [120, 40, 42]))
+    assert abs(np.diff(painted)[60:].mean() - 80) < 1

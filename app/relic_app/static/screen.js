@@ -8,6 +8,8 @@ const CORNER = 0.0175;
 const REFRESH_MS = 17;
 const HALF_REFRESH_MS = REFRESH_MS / 2;
 const STALE_MS = 500;
+const CATCH_UP = 0.06;
+const MOST_BEHIND_MS = 250;
 
 export class Screen {
   /** onPaint(frame, now, slackMs): a frame is on the canvas; slackMs for the first frame of a block. */
@@ -37,6 +39,8 @@ export class Screen {
     this.run = run;
     this.queue = [];
     this.dueAt = -Infinity;
+    this.behindMs = 0;
+    this.shortestMs = Infinity;
   }
 
   /** Take a frame from the network; its place in the queue is kept while it is decoded. */
@@ -94,10 +98,23 @@ export class Screen {
       this.#drawGlow(entry.bitmap);
     }
     entry.bitmap.close();
-    const late = now - this.dueAt;
-    this.dueAt = (late > entry.frame.periodMs ? now : this.dueAt) + entry.frame.periodMs;
+    this.dueAt = this.#nextDue(now, entry.frame.periodMs);
     this.onPaint(entry.frame, now, entry.slackMs);
     this.#wait();
+  }
+
+  /** A frame later than its period starts the schedule anew; a machine that keeps up makes the time up bit by bit. */
+  #nextDue(now, periodMs) {
+    const late = now - this.dueAt;
+    this.shortestMs = Math.min(this.shortestMs, periodMs);
+    if (periodMs > this.shortestMs) this.behindMs = 0;
+    if (late > periodMs) {
+      if (late < STALE_MS) this.behindMs = Math.min(this.behindMs + late, MOST_BEHIND_MS);
+      return now + periodMs;
+    }
+    const gained = Math.min(this.behindMs, CATCH_UP * periodMs);
+    this.behindMs -= gained;
+    return this.dueAt + periodMs - gained;
   }
 
   #draw(image) {
