@@ -158,9 +158,9 @@ class DmdStage(WorldStage):
         figures = {"loss": size, "score_difference": size, "exit_step": drawn.exit_step}
         if self.dmd.anchor:
             known, truth = self.known(rollout.batch), rollout.batch.latents
-            pull = truth_difference(video.latents, truth, known)
-            difference = difference + self.dmd.anchor * pull
-            figures["known_error"] = float(((truth - video.latents) * known).abs().mean() / known.mean().clamp(min=1e-6))
+            difference = difference + self.dmd.anchor * truth_difference(video.latents, truth, known)
+            errors = ((truth - video.latents) * known).abs().mean()
+            figures["known_error"] = float(errors / known.mean().clamp(min=1e-6))
         world = self.config.world
         replay(self.model, rollout, generator_gradient(difference)[:, :, 1:], world.memory, world.sampler)
         return figures
