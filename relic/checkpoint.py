@@ -122,7 +122,7 @@ def digest_of(tensors: Mapping[str, Tensor]) -> str:
     """Hex digest of tensors by name, shape and float32 value."""
     digest = hashlib.sha256()
     for name in sorted(tensors):
-        tensor = tensors[name].detach().float().contiguous()
+        tensor = tensors[name].detach().float().contiguous().cpu()
         digest.update(f"{name} {tuple(tensor.shape)}".encode())
         digest.update(tensor.numpy().tobytes())
     return digest.hexdigest()

@@ -18,8 +18,8 @@ from relic_distill.causal_loss import ClipBatch
 
 _CACHED_CLIPS = 4096
 
-Viewer = Callable[[Tensor], tuple[Tensor, Tensor]]
-"""Still latents `(L, C, h, w)` -> their pictures `(L, 3, H, W)` in [-1, 1] and z-depth `(L, H, W)`."""
+Shower = Callable[[Tensor], tuple[Tensor, Tensor]]
+"""Still latents `(L, C, h, w)` -> their pictures, uint8 `(L, 3, H, W)`, and z-depth, float16 `(L, H, W)`."""
 
 
 class ClipSampler:
@@ -29,7 +29,7 @@ class ClipSampler:
         dataset: encoded clips of one split.
         text_encoder: encodes captions.
         frames_per_latent: pixel frames of a latent frame.
-        viewer: shows the pictures of latent frames, for a world with a guide.
+        shower: shows latent frames, for a world with a guide; see `relic_distill.seen_views`.
         extra_views: views of a run taken from anywhere in its clip.
 
     Raises:
@@ -41,7 +41,7 @@ class ClipSampler:
         dataset: LatentDataset,
         text_encoder: TextEncoder,
         frames_per_latent: int,
-        viewer: Viewer | None = None,
+        shower: Shower | None = None,
         extra_views: int = 0,
     ) -> None:
         if len(dataset) == 0:
@@ -49,7 +49,7 @@ class ClipSampler:
         self.dataset = dataset
         self._text_encoder = text_encoder
         self._pixel = frames_per_latent
-        self._viewer, self._extra = viewer, extra_views
+        self._shower, self._extra = shower, extra_views
         self._seen = lru_cache(maxsize=_CACHED_CLIPS)(self._see)
         self._clip = lru_cache(maxsize=_CACHED_CLIPS)(dataset.get)
         self._text = lru_cache(maxsize=_CACHED_CLIPS)(self._encode_text)
@@ -82,7 +82,7 @@ class ClipSampler:
             latents=latents.float().transpose(0, 1)[None],
             camera=camera_conditioning(actions, path, self._pixel),
             text=self._text(caption)[None],
-            views=None if self._viewer is None else self._views(index, start, num_frames, random),
+            views=None if self._shower is None else self._views(index, start, num_frames, random),
         )
 
     def _views(self, index: int, start: int, num_frames: int, random: np.random.Generator) -> Views:
@@ -100,10 +100,9 @@ class ClipSampler:
         )
 
     def _see(self, index: int) -> tuple[Tensor, Tensor]:
-        """Every latent frame's picture, uint8, and depth, half precision: small enough to keep."""
-        assert self._viewer is not None
-        pictures, depth = self._viewer(self._clip(index).pictures.float())
-        return ((pictures.clamp(-1, 1) + 1) * 127.5).round().to(torch.uint8), depth.half()
+        """Every latent frame's picture and depth."""
+        assert self._shower is not None
+        return self._shower(self._clip(index).pictures)
 
     def require(self, num_frames: int) -> None:
         """Check that some clip has `num_frames` latent frames.

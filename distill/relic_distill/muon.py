@@ -1,7 +1,7 @@
 """Muon: momentum whose matrix updates are made orthogonal (Jordan et al. 2024).
 
 torch's own Muon orthogonalises in bfloat16, one matrix after the other; on processors without fast bfloat16 that costs
-more than it gains. Here matrices of one shape are orthogonalised together, in the parameters' own precision. Of sharded
+more than it gains. Here matrices of one shape are orthogonalised together, in the precision asked for. Of sharded
 matrices each process keeps its share of the momentum, gathers the whole direction, and takes its share of the update.
 """
 
@@ -42,13 +42,19 @@ class Muon(Optimizer):
             learning rates carry over (Liu et al. 2025).
         momentum: decay of the gradient average, in [0, 1).
         weight_decay: decoupled decay.
+        products: precision in which directions are made orthogonal; None for the parameters' own.
 
     Raises:
         ValueError: for a parameter that is no matrix, or a setting out of range.
     """
 
     def __init__(
-        self, params: Iterable[nn.Parameter], lr: float, momentum: float = 0.95, weight_decay: float = 0.0
+        self,
+        params: Iterable[nn.Parameter],
+        lr: float,
+        momentum: float = 0.95,
+        weight_decay: float = 0.0,
+        products: torch.dtype | None = None,
     ) -> None:
         params = list(params)
         for parameter in params:
@@ -56,6 +62,7 @@ class Muon(Optimizer):
                 raise ValueError(f"Muon takes matrices, got a parameter of shape {tuple(parameter.shape)}")
         if lr < 0 or not 0 <= momentum < 1 or weight_decay < 0:
             raise ValueError(f"lr {lr} and weight_decay {weight_decay} must be >= 0, momentum {momentum} in [0, 1)")
+        self._products = products
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
@@ -80,7 +87,8 @@ class Muon(Optimizer):
                 state["momentum_buffer"] = torch.zeros_like(parameter)
             buffer = state["momentum_buffer"].lerp_(parameter.grad, 1 - group["momentum"])
             directions.append(whole(parameter.grad.lerp(buffer, group["momentum"])))
-        updates = orthogonalise(torch.stack(directions))
+        stacked = torch.stack(directions)
+        updates = orthogonalise(stacked.to(self._products or stacked.dtype)).to(stacked.dtype)
         size = 0.2 * group["lr"] * math.sqrt(max(parameters[0].shape))
         for parameter, update in zip(parameters, updates, strict=True):
             share = own_share(like(parameter, update))

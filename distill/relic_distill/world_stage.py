@@ -39,6 +39,7 @@ from relic_distill.ema import Ema
 from relic_distill.images import contact_sheet, save_picture
 from relic_distill.loop import LoopConfig, step_generator, torch_generator
 from relic_distill.muon import Muon
+from relic_distill.seen_views import SeenViews
 from relic_distill.training_guide import GuideConfig, TrainingGuide
 
 
@@ -168,12 +169,15 @@ class WorldStage(ABC):
                 self.reprojector, ViewFinder(intrinsics), config.guide, config.world.sampler.block_frames
             )
         )
+        shower = None
+        if views and self.reprojector is not None:
+            shower = SeenViews(given.data / "views", self.see, filter(None, (given.vae, given.depth)))
         self.train_clips, self.validation_clips = (
             ClipSampler(
                 LatentDataset(given.data, split),
                 given.text_encoder,
                 config.world.model.frames_per_latent,
-                self.see if views and self.reprojector is not None else None,
+                shower,
                 config.guide.extra_views,
             )
             for split in ("train", "validation")
@@ -285,7 +289,7 @@ class WorldStage(ABC):
     @torch.no_grad()
     @full_precision()
     def see(self, stills: Tensor) -> tuple[Tensor, Tensor]:
-        """Pictures and depth of still latents `(L, C, h, w)`, see `relic_distill.clip_sampler.Viewer`."""
+        """Pictures and depth of still latents `(L, C, h, w)`, see `relic_distill.seen_views.Viewer`."""
         assert self.reprojector is not None
         pictures = self.vae.decode(stills.to(self.device).unsqueeze(2))[:, :, 0].clamp(-1, 1)
         return pictures.cpu(), self.reprojector.see_depth(pictures).cpu()
@@ -315,8 +319,9 @@ class WorldStage(ABC):
 def optimizers_of(model: RelicTransformer, config: WorldTrainConfig) -> dict[str, Optimizer]:
     """Muon for the matrices of the transformer blocks, AdamW for everything else."""
     matrices, others = split_parameters(model)
+    narrow = torch.bfloat16 if config.loop.runtime.mixed_precision == "bf16" else None
     return {
-        "muon": Muon(matrices, lr=config.lr_muon, weight_decay=config.weight_decay),
+        "muon": Muon(matrices, lr=config.lr_muon, weight_decay=config.weight_decay, products=narrow),
         "adamw": torch.optim.AdamW(others, lr=config.lr_adamw, betas=(0.9, 0.98), weight_decay=0.0),
     }
 

@@ -44,3 +44,18 @@ def test_the_update_has_adamws_size_whatever_the_shape() -> None:
 def test_vectors_are_refused() -> None:
     with pytest.raises(ValueError, match=r"takes matrices, got a parameter of shape \(3,\)"):
         Muon([nn.Parameter(torch.zeros(3))], lr=0.1)
+
+
+def test_directions_may_be_made_orthogonal_in_less_precision() -> None:
+    gradients = [torch.randn(shape, generator=torch.Generator().manual_seed(7)) for shape in ((48, 16), (16, 48))]
+    steps = []
+    for products in (None, torch.bfloat16):
+        parameters = [nn.Parameter(torch.zeros(gradient.shape)) for gradient in gradients]
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient.clone()
+        Muon(parameters, lr=1.0, products=products).step()
+        steps.append([parameter.detach() for parameter in parameters])
+    for exact, coarse in zip(*steps, strict=True):
+        assert coarse.dtype == torch.float32
+        assert not torch.equal(coarse, exact)
+        assert (coarse - exact).norm() < 0.05 * exact.norm()
