@@ -64,8 +64,8 @@ def mini_causal_longer(minutes: float) -> CausalTrainConfig:
         mini_causal(minutes),
         loop=LoopConfig(minutes=minutes, warmup=30, decay=0.6, checkpoint_minutes=10),
         phases=(
-            Phase(until_step=150, frames=FIVE_SECONDS, batch=2),
-            Phase(until_step=300, frames=TEN_SECONDS, batch=1),
+            Phase(until_step=80, frames=FIVE_SECONDS, batch=2),
+            Phase(until_step=160, frames=TEN_SECONDS, batch=1),
             Phase(until_step=10**6, frames=TWENTY_SECONDS, batch=1),
         ),
         guide=GuideConfig(swap_chance=0.75),
