@@ -1,5 +1,6 @@
 """Options of `relic distill` that contradict each other, or a machine, end in one line before anything starts."""
 
+import re
 from pathlib import Path
 
 import pytest
@@ -99,6 +100,7 @@ def test_an_unknown_recipe_is_told_with_the_known_ones(stage: str, capsys: pytes
             "which decoder_only keeps",
         ),
         (["trajectories", *WORLD, "--teacher", "t", "--count", "0"], "count 0, batch 4"),
+        (["dmd", *COMMANDS["dmd"], "--anchor", "-0.5"], "anchor -0.5 must not be negative"),
         (["release", "--world", "w", "--vae", "v", "--out", "o", "--note", "plain"], "--note must be KEY=VALUE"),
     ],
 )  # fmt: skip
@@ -107,3 +109,15 @@ def test_options_that_contradict_each_other_are_named(
 ) -> None:
     assert main(["distill", *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_cameras_encoding_is_chosen_by_an_option(capsys: pytest.CaptureFixture[str]) -> None:
+    """One vector a frame keeps less for the backward pass than one a token."""
+    kept = {}
+    for encoding in ("frame", "ray"):
+        options = ["--recipe", "tiny-smoke", "--pose-encoding", encoding, "--dry-run"]
+        assert main(["distill", "causal", *COMMANDS["causal"], *options]) == 0
+        found = re.search(r"(\d+) MB kept for backward", capsys.readouterr().out)
+        assert found is not None
+        kept[encoding] = int(found[1])
+    assert kept["frame"] < kept["ray"]
