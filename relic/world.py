@@ -15,6 +15,7 @@ from relic.camera import Intrinsics
 from relic.checkpoint import load_checkpoint, read_metadata, save_checkpoint
 from relic.config import MemoryConfig, ModelConfig, RelicConfig, from_json, mini, to_json
 from relic.model.transformer import RelicTransformer
+from relic.packing import pack_linears
 from relic.parallel.leading import Leader
 from relic.precision import Precision, cast_parameters, find_dtype
 from relic.reprojection.config import DepthConfig, ReprojectionConfig
@@ -100,6 +101,7 @@ class World:
         model.cast(dtype)
         for network in (vae, *([] if depth is None else [depth])):
             cast_parameters(network, dtype)
+        pack_linears(model)
         return cls(config, model, vae, MiniLMEncoder(config.model.text_tokens), depth)
 
     def save(self, folder: Path, provenance: Mapping[str, Any] | None = None) -> Manifest:

@@ -18,6 +18,9 @@ _PRODUCTS = {
     _aten.linear.default,
     _aten.matmul.default,
 }
+_packed = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
+if _packed is not None:  # torch is built without oneDNN for some processors
+    _PRODUCTS.add(_packed.default)
 _ATTENTION = {
     _aten._scaled_dot_product_flash_attention_for_cpu.default,
     _aten._scaled_dot_product_flash_attention.default,

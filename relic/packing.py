@@ -1,0 +1,62 @@
+"""Weights laid out once for the processor's matrix unit.
+
+oneDNN multiplies bfloat16 matrices in a layout of its own. Given a weight as torch holds it, it lays it out anew at
+every product, which for the few rows of a block takes about as long as the product.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+_ROWS = 64
+"""About as many rows as a block has; the layout depends on it, the result does not."""
+
+
+class PackedLinear(nn.Linear):
+    """A linear layer with its weight packed beside it, for passes without gradients; parameters and names stay.
+
+    Where gradients are wanted, in another precision or on another device it is the layer it was. A weight that is
+    written afterwards is packed again.
+
+    Args:
+        linear: what it replaces; its parameters are shared.
+    """
+
+    def __init__(self, linear: nn.Linear) -> None:
+        nn.Module.__init__(self)
+        self.in_features, self.out_features = linear.in_features, linear.out_features
+        self.weight, self.bias = linear.weight, linear.bias
+        self._packed: Tensor | None = None
+        self._of = (0, 0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """`(..., in_features)` -> `(..., out_features)`."""
+        weight = self.weight
+        if torch.is_grad_enabled() or not (x.dtype == weight.dtype == torch.bfloat16) or weight.device.type != "cpu":
+            return super().forward(x)
+        written = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
+        if self._packed is None or self._of != written:
+            self._packed, self._of = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS), written
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, "none", [], ""))
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Without the packed weight, which cannot be copied."""
+        return {**self.__dict__, "_packed": None}
+
+
+def packs() -> bool:
+    """Whether torch packs bfloat16 weights on this processor."""
+    return torch.backends.mkldnn.is_available() and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
+def pack_linears(network: nn.Module) -> None:
+    """Replace every linear layer of a network in bfloat16, where that is of use; its state stays the same."""
+    if not packs():
+        return
+    for parent in list(network.modules()):
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear and child.weight.dtype == torch.bfloat16:
+                setattr(parent, name, PackedLinear(child))
