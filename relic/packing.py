@@ -6,6 +6,8 @@ every product, which for the few rows of a block takes about as long as the prod
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, cast
 
 import torch
@@ -23,19 +25,24 @@ class PackedLinear(nn.Linear):
 
     Args:
         linear: what it replaces; its parameters are shared.
+
+    Attributes:
+        plain: whether to be the layer it was, see `unpacked`.
     """
 
     def __init__(self, linear: nn.Linear) -> None:
         nn.Module.__init__(self)
         self.in_features, self.out_features = linear.in_features, linear.out_features
         self.weight, self.bias = linear.weight, linear.bias
+        self.plain = False
         self._packed: Tensor | None = None
         self._of = (0, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in_features)` -> `(..., out_features)`."""
         weight = self.weight
-        if torch.is_grad_enabled() or not (x.dtype == weight.dtype == torch.bfloat16) or weight.device.type != "cpu":
+        narrow = x.dtype == weight.dtype == torch.bfloat16
+        if self.plain or torch.is_grad_enabled() or not narrow or weight.device.type != "cpu":
             return super().forward(x)
         written = (weight.data_ptr(), 0 if weight.is_inference() else weight._version)
         if self._packed is None or self._of != written:
@@ -60,3 +67,16 @@ def pack_linears(network: nn.Module) -> None:
         for name, child in list(parent.named_children()):
             if type(child) is nn.Linear and child.weight.dtype == torch.bfloat16:
                 setattr(parent, name, PackedLinear(child))
+
+
+@contextmanager
+def unpacked(network: nn.Module) -> Iterator[None]:
+    """Within the `with`, packed layers lay their weights out at every product."""
+    layers = [module for module in network.modules() if isinstance(module, PackedLinear)]
+    for layer in layers:
+        layer.plain = True
+    try:
+        yield
+    finally:
+        for layer in layers:
+            layer.plain = False

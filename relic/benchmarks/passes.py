@@ -1,12 +1,13 @@
 """A block's network time beside its matrix products alone, and beside the same block written plainly.
 
 The plain ways are what the definitions say, word for word: the memory's keys are joined and rotated at every layer of
-every pass, and the prompt's keys and values are made at every pass.
+every pass, the prompt's keys and values are made at every pass, and weights in bfloat16 are laid out for the processor
+at every product.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -22,6 +23,7 @@ from relic.memory.kv_cache import KVMemory
 from relic.memory.placing import oldest_time, places
 from relic.model.rope import grid_positions, rotate, rotation
 from relic.model.transformer import Control, TextKV
+from relic.packing import PackedLinear, unpacked
 from relic.rollout import denoise_block
 from relic.world import World
 from relic_kernels.attention_backends import attend_as_chosen
@@ -63,7 +65,7 @@ class PassTimes:
     Attributes:
         block: as it is played.
         products: its matrix products alone.
-        plain: by each plain way alone, and by all of them.
+        plain: by each plain way alone, and by all of them; weights that are not packed have no such way.
         flops: of the products.
     """
 
@@ -73,7 +75,8 @@ class PassTimes:
     flops: int
 
 
-PLAIN_WAYS = ("memory joined and rotated at every layer", "prompt embedded at every pass")
+JOINED, EMBEDDED = "memory joined and rotated at every layer", "prompt embedded at every pass"
+UNPACKED, ALL = "weights laid out at every product", "all of these"
 
 
 @torch.inference_mode()
@@ -98,17 +101,21 @@ def pass_times(world: World, memory: MemoryConfig, seconds: float, repeats: int)
         )
         return _commit_pass(world, context_of(filled, model.config, sampler.block_frames), control, text, latents)
 
+    def laid_out(context_of: type[MemoryContext] = MemoryContext, *, embed_prompt: bool = False) -> Tensor:
+        with unpacked(model):
+            return block(context_of, embed_prompt=embed_prompt)
+
     products = products_of(block)
-    jobs: Sequence[Callable[[], object]] = (
-        block,
-        products.run,
-        lambda: block(PlainContext),
-        lambda: block(embed_prompt=True),
-        lambda: block(PlainContext, embed_prompt=True),
-    )
-    played, alone, *plain = (1e3 * time for time in medians_s(jobs, repeats))
-    names = (*PLAIN_WAYS, "both")
-    return PassTimes(block=played, products=alone, plain=dict(zip(names, plain, strict=True)), flops=products.flops)
+    ways: dict[str, Callable[[], object]] = {
+        JOINED: lambda: block(PlainContext),
+        EMBEDDED: lambda: block(embed_prompt=True),
+        UNPACKED: laid_out,
+        ALL: lambda: laid_out(PlainContext, embed_prompt=True),
+    }
+    if not any(isinstance(module, PackedLinear) for module in model.modules()):
+        del ways[UNPACKED]
+    played, alone, *plain = (1e3 * time for time in medians_s((block, products.run, *ways.values()), repeats))
+    return PassTimes(block=played, products=alone, plain=dict(zip(ways, plain, strict=True)), flops=products.flops)
 
 
 def _commit_pass(world: World, context: MemoryContext, control: Control, text: TextKV, latents: Tensor) -> Tensor:

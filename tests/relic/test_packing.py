@@ -1,16 +1,30 @@
 """Weights that are packed for the processor's matrix unit compute what they computed."""
 
 import copy
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from torch import nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from relic import packing
 from relic.benchmarks.products import products_of
-from relic.packing import PackedLinear, pack_linears
+from relic.packing import PackedLinear, pack_linears, unpacked
 from relic.world import World
+
+
+class Calls(TorchDispatchMode):
+    """The operators that are called under its `with`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[object] = set()
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        self.seen.add(func)
+        return func(*args, **(kwargs or {}))
 
 
 def some_network(dtype: torch.dtype = torch.bfloat16) -> nn.Sequential:
@@ -51,6 +65,17 @@ def test_gradients_and_other_precisions_take_the_plain_way() -> None:
     narrow = some_network(torch.float32)
     pack_linears(narrow)
     assert count(narrow) == 0
+
+
+def test_a_packed_network_may_be_timed_unpacked() -> None:
+    packed = some_network()
+    pack_linears(packed)
+    x = torch.randn(3, 48).bfloat16()
+    with torch.inference_mode():
+        for plain in (False, True, False):
+            with Calls() as calls, unpacked(packed) if plain else nullcontext():
+                packed(x)
+            assert (torch.ops.mkldnn._linear_pointwise.default in calls.seen) is (packing.packs() and not plain)
 
 
 def test_a_weight_written_later_is_packed_again_and_copies_work() -> None:
