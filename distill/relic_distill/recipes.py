@@ -150,6 +150,12 @@ def mini_dmd_two_steps(minutes: float) -> DmdTrainConfig:
     return dataclasses.replace(
         mini_dmd(minutes),
         world=dataclasses.replace(mini(), sampler=dataclasses.replace(STUDENT_SAMPLER, steps=2)),
+        phases=(
+            Phase(until_step=200, frames=9, batch=4),
+            Phase(until_step=400, frames=FIVE_SECONDS, batch=2),
+            Phase(until_step=600, frames=TEN_SECONDS, batch=1),
+            Phase(until_step=10**6, frames=TWENTY_SECONDS, batch=1),
+        ),
         score="causal",
         score_noise=NoiseConfig(shift=2.0, context_max=0.0),
         guidance=1.0,
