@@ -146,7 +146,10 @@ def mini_dmd(minutes: float) -> DmdTrainConfig:
 
 
 def mini_dmd_two_steps(minutes: float) -> DmdTrainConfig:
-    """The two-step student, which two processor cores can play: scored by the causal network that it starts from."""
+    """The two-step student, which two processor cores can play.
+
+    It is scored by the causal network that it starts from, and held to what the start picture shows.
+    """
     return dataclasses.replace(
         mini_dmd(minutes),
         world=dataclasses.replace(mini(), sampler=dataclasses.replace(STUDENT_SAMPLER, steps=2)),
@@ -159,6 +162,7 @@ def mini_dmd_two_steps(minutes: float) -> DmdTrainConfig:
         score="causal",
         score_noise=NoiseConfig(shift=2.0, context_max=0.0),
         guidance=1.0,
+        anchor=0.5,
         critic_updates=3,
         critic_lr=2.0,
         lr_muon=7e-4,
