@@ -126,10 +126,13 @@ def test_the_shipped_world_shows_on_five_ranks_what_it_shows_on_one(
 ) -> None:
     shipped = default_weights_dir()
     picture = shipped / "gallery" / json.loads((shipped / "gallery" / "gallery.json").read_text())[0]["file"]
-    script = "w*4 left*4"
-    run = launch(5, *rollout_of(shipped, picture, script, tmp_path / "five.gif"))
+    five_gif, one_gif = (
+        [*rollout_of(shipped, picture, "w*4 left*4", tmp_path / name), "--precision", "float32"]
+        for name in ("five.gif", "one.gif")
+    )  # in bfloat16 products of 12 rows and of 60 round apart by more
+    run = launch(5, *five_gif)
     assert run.codes(PATIENCE_S) == [0, 0, 0, 0, 0], [run.said(rank) for rank in range(5)]
-    assert main(rollout_of(shipped, picture, script, tmp_path / "one.gif")) == 0
+    assert main(one_gif) == 0
     five, one = (iio.imread(tmp_path / name).astype(int) for name in ("five.png", "one.png"))
     assert five.shape == one.shape
     assert np.abs(five - one).max() <= 1
