@@ -31,19 +31,23 @@ class SeenViews:
     Args:
         folder: of the files; made when the first is written.
         viewer: shows what is not there.
-        networks: what the viewer sees through; other weights or another precision have other files.
+        networks: what the viewer sees through, still whole; other weights or another precision have other files.
     """
 
     def __init__(self, folder: Path, viewer: Viewer, networks: Iterable[nn.Module]) -> None:
-        self._folder, self._viewer, self._networks = folder, viewer, tuple(networks)
-        self._digest: str | None = None
+        tensors = {
+            f"{number}.{name}.{tensor.dtype}": tensor
+            for number, network in enumerate(networks)
+            for name, tensor in network.state_dict().items()
+        }
+        self._folder, self._viewer = folder / digest_of(tensors)[:_NAME_LENGTH], viewer
 
     def __call__(self, stills: Tensor) -> tuple[Tensor, Tensor]:
         """Pictures uint8 `(L, 3, H, W)` and depth float16 `(L, H, W)` of still latents `(L, C, h, w)`.
 
         A damaged file is made anew; where none can be written, what was made is given all the same.
         """
-        file = self._folder / self._named() / f"{digest_of({'stills': stills})[:_NAME_LENGTH]}.safetensors"
+        file = self._folder / f"{digest_of({'stills': stills})[:_NAME_LENGTH]}.safetensors"
         try:
             kept, _ = load_checkpoint(file)
             return kept["pictures"], kept["depth"]
@@ -57,15 +61,3 @@ class SeenViews:
         except OSError as error:
             _LOG.warning("views are made anew in every run: %s cannot be written (%s)", file, error)
         return made["pictures"], made["depth"]
-
-    def _named(self) -> str:
-        """The networks' digest; taken once, they are frozen."""
-        if self._digest is None:
-            states = [network.state_dict() for network in self._networks]
-            tensors = {
-                f"{number}.{name}.{tensor.dtype}": tensor
-                for number, state in enumerate(states)
-                for name, tensor in state.items()
-            }
-            self._digest = digest_of(tensors)[:_NAME_LENGTH]
-        return self._digest
