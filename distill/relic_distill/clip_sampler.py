@@ -104,6 +104,12 @@ class ClipSampler:
         assert self._shower is not None
         return self._shower(self._clip(index).pictures)
 
+    def see_all(self) -> None:
+        """Make or read pictures and depth of every clip; nothing for a world without a guide."""
+        if self._shower is not None:
+            for index in range(len(self.dataset)):
+                self._seen(index)
+
     def require(self, num_frames: int) -> None:
         """Check that some clip has `num_frames` latent frames.
 

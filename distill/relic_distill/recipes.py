@@ -34,6 +34,15 @@ STUDENT_SAMPLER = SamplerConfig(kind="renoise", steps=4)
 """How the distilled world is played: four predictions of the clean block, each noised again but the last."""
 
 
+def _curriculum(first: int, second: int, batch: int = 2) -> tuple[Phase, ...]:
+    """Runs of 5, 10 and 20 seconds (paper, section 4.4), about as many seconds a step."""
+    return (
+        Phase(until_step=first, frames=FIVE_SECONDS, batch=batch),
+        Phase(until_step=second, frames=TEN_SECONDS, batch=max(1, batch // 2)),
+        Phase(until_step=10**6, frames=TWENTY_SECONDS, batch=max(1, batch // 4)),
+    )
+
+
 def mini_vae(minutes: float) -> VaeTrainConfig:
     """The mini world's video auto-encoder."""
     return VaeTrainConfig(vae=mini().tiny_vae, loop=LoopConfig(minutes=minutes, warmup=50, checkpoint_minutes=5))
@@ -80,22 +89,9 @@ def mini_causal_gpu(minutes: float) -> CausalTrainConfig:
     return dataclasses.replace(
         mini_causal(minutes),
         loop=LoopConfig(minutes=minutes, warmup=50, decay=0.7, checkpoint_minutes=30),
-        phases=(
-            Phase(until_step=600, frames=FIVE_SECONDS, batch=32),
-            Phase(until_step=900, frames=TEN_SECONDS, batch=16),
-            Phase(until_step=10**6, frames=TWENTY_SECONDS, batch=8),
-        ),
+        phases=_curriculum(200, 300, batch=64),
         guide=GuideConfig(swap_chance=0.75),
         ema_decay=0.995,
-    )
-
-
-def _curriculum(first: int, second: int) -> tuple[Phase, ...]:
-    """Runs of 5, 10 and 20 seconds (paper, section 4.4)."""
-    return (
-        Phase(until_step=first, frames=FIVE_SECONDS, batch=2),
-        Phase(until_step=second, frames=TEN_SECONDS, batch=1),
-        Phase(until_step=10**6, frames=TWENTY_SECONDS, batch=1),
     )
 
 
@@ -107,6 +103,16 @@ def mini_teacher(minutes: float) -> TeacherTrainConfig:
         phases=_curriculum(600, 900),
         lr_muon=3e-3,
         lr_adamw=6e-4,
+    )
+
+
+def mini_teacher_gpu(minutes: float) -> TeacherTrainConfig:
+    """The bidirectional teacher on a GPU."""
+    return dataclasses.replace(
+        mini_teacher(minutes),
+        loop=LoopConfig(minutes=minutes, warmup=20, checkpoint_minutes=30),
+        phases=_curriculum(120, 180, batch=32),
+        ema_decay=0.99,
     )
 
 
@@ -153,12 +159,7 @@ def mini_dmd_two_steps(minutes: float) -> DmdTrainConfig:
     return dataclasses.replace(
         mini_dmd(minutes),
         world=dataclasses.replace(mini(), sampler=dataclasses.replace(STUDENT_SAMPLER, steps=2)),
-        phases=(
-            Phase(until_step=200, frames=9, batch=4),
-            Phase(until_step=400, frames=FIVE_SECONDS, batch=2),
-            Phase(until_step=600, frames=TEN_SECONDS, batch=1),
-            Phase(until_step=10**6, frames=TWENTY_SECONDS, batch=1),
-        ),
+        phases=(Phase(until_step=100, frames=9, batch=4), *_curriculum(240, 340)),
         score="causal",
         score_noise=NoiseConfig(shift=2.0, context_max=0.0),
         guidance=1.0,
@@ -169,6 +170,11 @@ def mini_dmd_two_steps(minutes: float) -> DmdTrainConfig:
         lr_adamw=1.4e-4,
         ema_decay=0.97,
     )
+
+
+def mini_dmd_four_steps(minutes: float) -> DmdTrainConfig:
+    """The four-step student (the paper's number), distilled as the two-step one is."""
+    return dataclasses.replace(mini_dmd_two_steps(minutes), world=_student())
 
 
 def mini_circle(minutes: float) -> Circle:
@@ -202,6 +208,7 @@ INIT_RECIPES: Recipes[InitTrainConfig] = {"mini": mini_init, "tiny-smoke": lambd
 DMD_RECIPES: Recipes[DmdTrainConfig] = {
     "mini": mini_dmd,
     "mini-two-steps": mini_dmd_two_steps,
+    "mini-four-steps": mini_dmd_four_steps,
     "tiny-smoke": lambda _: tiny_smoke().dmd,
 }
 CIRCLE_RECIPES: Recipes[Circle] = {"mini": mini_circle, "tiny-smoke": lambda _: tiny_smoke()}

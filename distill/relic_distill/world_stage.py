@@ -186,7 +186,7 @@ class WorldStage(ABC):
             self.train_clips.require(phase.frames)
         self.validation_clips.require(config.sample_frames)
         self._ahead = Ahead(lambda key: moved_aside(self._runs_of(key), self.device))
-        self._longest = 0
+        self._longest, self._all_seen = 0, False
         self.known_age = 0
         self.modules: Mapping[str, nn.Module] = {"model": model}
         helpers = {"vae": self.vae, "depth": given.depth}
@@ -218,12 +218,18 @@ class WorldStage(ABC):
         return {"loss": float(loss.detach()), "frames": float(batch.latents.shape[2])}
 
     def draw(self, step: int, part: int = 0) -> ClipBatch:
-        """The runs of a step's part, as long as its phase says."""
+        """The runs of a step's part, as long as its phase says.
+
+        On a GPU, where a clip's views take longer to make than a step, all are made before the first.
+        """
         phases = self.config.phases
         phase = self._phase(step)
         self._longest = max(earlier.frames for earlier in phases[: phases.index(phase) + 1])
         if self.device.type != "cuda":
             return moved(self._runs_of((step, part)), self.device)
+        if not self._all_seen:
+            self.train_clips.see_all()
+            self._all_seen = True
         return self._ahead.get((step, part), (step + 1, part))
 
     def _phase(self, step: int) -> Phase:

@@ -10,6 +10,7 @@ import importlib.util
 import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, Literal
 
@@ -24,6 +25,7 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 _in_use: list[Backend] = []
 """What `using` was given, innermost last; one for all threads, since backward passes run in threads of autograd's."""
+_USUAL_WIDTH = 64
 _XFORMERS_DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
@@ -68,6 +70,18 @@ def why_not(backend: Backend, q: Tensor) -> str | None:
         return f"xformers takes no {q.dtype}: choose sdpa, or cast"
     if importlib.util.find_spec("xformers") is None:
         return "xformers is not installed: pip install relic-world[gpu], or choose sdpa"
+    return _xformers_fault(q.device, q.dtype, q.shape[-1] if q.ndim == 4 else _USUAL_WIDTH)
+
+
+@lru_cache
+def _xformers_fault(device: torch.device, dtype: torch.dtype, width: int) -> str | None:
+    """What xformers says when asked for a little attention: its kernels may be of another PyTorch than is here."""
+    q, k, v = torch.zeros(3, 1, 8, 1, width, device=device, dtype=dtype)
+    try:
+        _xformers(q, k, v)
+    except (ImportError, RuntimeError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        return f"xformers is installed without a kernel for it ({said}): install one of this PyTorch, or choose sdpa"
     return None
 
 

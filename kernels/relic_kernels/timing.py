@@ -62,10 +62,21 @@ def check_all(device: torch.device) -> list[Check]:
     return [check for width in (64, 128) for dtype in BOUNDS for check in checks(device, dtype, width, "triton")]
 
 
+def timings(shape: Shape, device: torch.device, only: str = "") -> Iterator[Timing]:
+    """Median times in bfloat16 at one shape: each operator by its kernel and by PyTorch.
+
+    Args:
+        shape: of a block.
+        device: a GPU.
+        only: part of the operators' names, for some of them.
+    """
+    if only in "memory_attention":
+        yield from _attention_timings(shape, device)
+    yield from _row_timings(shape, device, only)
+
+
 @torch.no_grad()
-def timings(shape: Shape, device: torch.device) -> Iterator[Timing]:
-    """Median times in bfloat16 at one shape: each operator by its kernel and by PyTorch."""
-    yield from _attention_timings(shape, device)
+def _row_timings(shape: Shape, device: torch.device, only: str) -> Iterator[Timing]:
     groups, rows, width = shape.block_frames, shape.frame_tokens, shape.width
 
     def draw(*size: int) -> Tensor:
@@ -80,11 +91,14 @@ def timings(shape: Shape, device: torch.device) -> Iterator[Timing]:
         ("qk_norm_rope_pose", lambda: qk_norm_rope_pose(x, y, pose, weight, weight, turns, _EPS)),
         ("memory_commit", lambda: memory_commit(k, v, shape.grid, shape.factor)),
     ):
+        if only not in name:
+            continue
         yield Timing(operator=name, way="kernel", milliseconds=_median(run))
         with force("reference"):
             yield Timing(operator=name, way="PyTorch, eager", milliseconds=_median(run))
 
 
+@torch.no_grad()
 def _attention_timings(shape: Shape, device: torch.device) -> Iterator[Timing]:
     def drawn(tokens: int, quantised: bool) -> Part:
         size = (1, tokens, shape.heads, shape.head_width)
@@ -131,6 +145,30 @@ def _attention_timings(shape: Shape, device: torch.device) -> Iterator[Timing]:
         ("flex-attention on the concatenated cache", _flex(queries, keys, values)),
     ):
         yield Timing(operator="memory_attention", way=way, milliseconds=_median(run), flops=flops)
+    out, logs = torch.ops.relic.memory_attention(q, *own_tensors, memory, scale, 1, True)
+    products = shape.tokens * (6 * keys.shape[2] + 8 * shape.tokens) * shape.width
+    yield Timing(
+        operator="memory_attention", way="gradients of the block's own, in place",
+        milliseconds=_median(
+            lambda: torch.ops.relic.memory_attention_backward(out, out, logs, q, *own_tensors, memory, scale)
+        ),
+        flops=products,
+    )  # fmt: skip
+    yield Timing(
+        operator="memory_attention", way="gradients of everything, SDPA on the concatenated cache",
+        milliseconds=_sdpa_backward(queries, keys, values), flops=2.5 * flops,
+    )  # fmt: skip
+
+
+@torch.enable_grad()
+def _sdpa_backward(q: Tensor, k: Tensor, v: Tensor) -> float:
+    """Median milliseconds, without a CUDA graph."""
+    from triton.testing import do_bench
+
+    leaves = [tensor.detach().requires_grad_() for tensor in (q, k, v)]
+    out = F.scaled_dot_product_attention(leaves[0], leaves[1], leaves[2])
+    grad = torch.ones_like(out)
+    return float(do_bench(lambda: torch.autograd.grad(out, leaves, grad, retain_graph=True), return_mode="median"))
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor) -> Callable[[], object]:

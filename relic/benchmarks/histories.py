@@ -7,7 +7,7 @@ and committing; guides and pixels do not depend on the history.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -33,14 +33,14 @@ class HistoryCost:
     Attributes:
         memory: policy and storage.
         seconds: history.
-        milliseconds: median time of a block, denoising and commit.
+        milliseconds: median time of a block, denoising and commit; None where the device had too little memory.
         tokens: remembered.
         megabytes: of stored keys and values, in millions of bytes.
     """
 
     memory: MemoryConfig
     seconds: float
-    milliseconds: float
+    milliseconds: float | None
     tokens: int
     megabytes: float
 
@@ -88,11 +88,7 @@ def filled_memory(subject: Subject, memory: MemoryConfig, seconds: float, seed: 
         ValueError: for less history than one latent frame.
     """
     model, weight = subject.config.model, subject.model.proj_out.weight
-    frames = round(seconds * subject.config.fps / model.frames_per_latent)
-    if frames < 1:
-        raise ValueError(
-            f"history of {seconds:g} s is less than a latent frame: give {1 / subject.config.fps:g} s or more"
-        )
+    frames = _latent_frames(subject.config, seconds)
     bound = max(memory.max_frames, frames + memory.window + 1)
     filled = make_memory(dataclasses.replace(memory, max_frames=bound), model)
     generator = torch.Generator(weight.device).manual_seed(seed)
@@ -101,6 +97,13 @@ def filled_memory(subject: Subject, memory: MemoryConfig, seconds: float, seed: 
         k, v = (torch.randn(shape, generator=generator, device=weight.device, dtype=weight.dtype) for _ in range(2))
         filled.append(k.unbind(), v.unbind())
     return filled
+
+
+def _latent_frames(config: RelicConfig, seconds: float) -> int:
+    frames = round(seconds * config.fps / config.model.frames_per_latent)
+    if frames < 1:
+        raise ValueError(f"history of {seconds:g} s is less than a latent frame: give {1 / config.fps:g} s or more")
+    return frames
 
 
 def still_block(config: RelicConfig, seed: int = 0) -> tuple[CameraConditioning, Tensor]:
@@ -115,8 +118,8 @@ def still_block(config: RelicConfig, seed: int = 0) -> tuple[CameraConditioning,
 @torch.inference_mode()
 def history_costs(
     subject: Subject, memories: Sequence[MemoryConfig], seconds: Sequence[float], repeats: int
-) -> list[HistoryCost]:
-    """Time a block after each history, under each memory.
+) -> Iterator[HistoryCost]:
+    """Time a block after each history, under each memory; each cost comes as soon as it is known.
 
     Args:
         subject: whose network and sampler count.
@@ -128,6 +131,8 @@ def history_costs(
     Raises:
         ValueError: for no repeat or a history shorter than a latent frame.
     """
+    for length in seconds:
+        _latent_frames(subject.config, length)
     device, model = subject.device, subject.model
     camera, noise = still_block(subject.config)
     text = model.encode_text(subject.prompt)
@@ -141,32 +146,41 @@ def history_costs(
             torch.cuda.synchronize(device)
 
     groups = [[memory] for memory in memories] if device.type == "cuda" else [list(memories)]
-    costs = []
     for length in seconds:
         for group in groups:
-            filled = [filled_memory(subject, memory, length) for memory in group]
-            stored = [(memory.num_tokens, memory.nbytes) for memory in filled]
-            times = medians_s([partial(block, memory) for memory in filled], repeats)
-            costs += [
-                HistoryCost(memory=kind, seconds=length, milliseconds=time * 1e3, tokens=tokens, megabytes=size / 1e6)
-                for kind, time, (tokens, size) in zip(group, times, stored, strict=True)
-            ]
-            del filled
-    return costs
+            try:
+                filled = [filled_memory(subject, memory, length) for memory in group]
+                stored = [(memory.num_tokens, memory.nbytes) for memory in filled]
+                times = medians_s([partial(block, memory) for memory in filled], repeats)
+            except torch.OutOfMemoryError:
+                yield from (_no_room(memory, length) for memory in group)
+                continue
+            finally:
+                filled = []
+            for kind, time, (tokens, size) in zip(group, times, stored, strict=True):
+                yield HistoryCost(
+                    memory=kind, seconds=length, milliseconds=time * 1e3, tokens=tokens, megabytes=size / 1e6
+                )
 
 
-def format_history_costs(costs: Sequence[HistoryCost]) -> str:
-    """A Markdown table: a row for each memory and history, and bytes as a share of full memory's in floats."""
-    full = {
-        cost.seconds: cost.megabytes
-        for cost in costs
-        if cost.memory.policy == "full" and cost.memory.storage == "float"
-    }
-    lines = ["| memory | storage | history | block | tokens | MB | share of full |", "|---" * 7 + "|"]
+def _no_room(memory: MemoryConfig, seconds: float) -> HistoryCost:
+    return HistoryCost(memory=memory, seconds=seconds, milliseconds=None, tokens=0, megabytes=0.0)
+
+
+def history_table(costs: Iterable[HistoryCost]) -> Iterator[str]:
+    """Lines of a Markdown table: a row for each memory and history, and bytes as a share of full memory's in floats.
+
+    A share is told where full memory's cost of that history came before.
+    """
+    yield "| memory | storage | history | block | tokens | MB | share of full |"
+    yield "|---" * 7 + "|"
+    full: dict[float, float] = {}
     for cost in costs:
+        start = f"| {cost.memory.policy} | {cost.memory.storage} | {cost.seconds:g} s |"
+        if cost.milliseconds is None:
+            yield f"{start} does not fit | - | - | - |"
+            continue
+        if cost.memory.policy == "full" and cost.memory.storage == "float":
+            full[cost.seconds] = cost.megabytes
         share = f"1/{full[cost.seconds] / cost.megabytes:.2f}" if cost.seconds in full else "-"
-        lines.append(
-            f"| {cost.memory.policy} | {cost.memory.storage} | {cost.seconds:g} s | {cost.milliseconds:.0f} ms | "
-            f"{cost.tokens} | {cost.megabytes:.1f} | {share} |"
-        )
-    return "\n".join(lines)
+        yield f"{start} {cost.milliseconds:.0f} ms | {cost.tokens} | {cost.megabytes:.1f} | {share} |"

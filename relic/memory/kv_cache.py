@@ -82,7 +82,7 @@ class KVMemory(ABC):
     def parts(self) -> PartsBuffer:
         """Memory for the attention kernel, which rotates and dequantises by itself; `view` is for everyone else."""
         if not self._parts_are_current and self._entries:
-            self._parts.fill(self._entries, self._num_frames)
+            self._entries = self._parts.fill(self._entries, self._num_frames)
             self._parts_are_current = True
         return self._parts
 

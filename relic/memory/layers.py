@@ -72,6 +72,10 @@ class Layers:
         """The first tokens; not a copy."""
         return self.map(lambda stack: stack[:, :, :tokens])
 
+    def tokens_from(self, begin: int, count: int) -> Layers:
+        """So many tokens from `begin` on; not a copy."""
+        return self.map(lambda stack: stack[:, :, begin : begin + count])
+
     def write(self, begin: int, source: Layers) -> None:
         """Put the source's tokens at `begin`."""
         for target, stack in zip(self.stacks, source.stacks, strict=True):

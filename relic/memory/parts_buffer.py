@@ -1,12 +1,16 @@
 """Keys and values laid out for the attention kernel, which dequantises and rotates them as it reads.
 
 Two stretches, neither ever copied: a ring of the window's frames, and the frames that have left it, in order. A block
-costs memory only the writing of its newest frames; places are tables of their own, made anew for each block.
+costs memory only the writing of its newest frames; places are tables of their own, made anew for each block. What has
+left the window lies nowhere else: its entries become views of the stretch. Only the window is there twice, since its
+ring is written over, which a snapshot must not see.
 """
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 
@@ -28,16 +32,27 @@ class Stretch:
         self._tensors: tuple[Layers, ...] = ()
         self._turns: dict[torch.device, Turns] = {}
 
-    def write(self, entry: MemoryEntry, begin: int, capacity: int) -> None:
-        """Put an entry's tokens at `begin`; what was written before is kept."""
+    def write(self, entry: MemoryEntry, begin: int, capacity: int) -> bool:
+        """Put an entry's tokens at `begin`; what was written before is kept. Whether everything has moved."""
         sources = _tensors_of(entry)
-        if not self._tensors or self._tensors[0].tokens < begin + entry.num_tokens:
+        grows = not self._tensors or self._tensors[0].tokens < begin + entry.num_tokens
+        if grows:
             grown = tuple(source.room(max(capacity, begin + entry.num_tokens)) for source in sources)
             for new, old in zip(grown, self._tensors, strict=False):
                 new.write(0, old.first(begin))
             self._tensors = grown
         for target, source in zip(self._tensors, sources, strict=True):
             target.write(begin, source)
+        return grows
+
+    def held(self, entry: MemoryEntry, begin: int) -> MemoryEntry:
+        """An entry that was written at `begin`, as it lies here; nothing is copied."""
+        here = tuple(tensor.tokens_from(begin, entry.num_tokens) for tensor in self._tensors)
+        if isinstance(entry, QuantisedEntry):
+            k_codes, v_codes, k_scale, v_scale = here
+            return replace(entry, k_codes=k_codes, v_codes=v_codes, k_scale=k_scale, v_scale=v_scale)
+        k, v = here
+        return replace(entry, k=k, v=v)
 
     def turn(self, turns: Turns | None) -> None:
         """Say where the first tokens stand, which are those that are read; None for no token."""
@@ -67,18 +82,18 @@ class PartsBuffer:
         self._recent: dict[int, MemoryEntry] = {}
         self._pooled, self._window = Stretch(), Stretch()
 
-    def fill(self, entries: Sequence[MemoryEntry], num_frames: int) -> None:
-        """Bring the buffer up to date with all of memory, oldest first, as a block after `num_frames` reads it."""
+    def fill(self, entries: Sequence[MemoryEntry], num_frames: int) -> tuple[MemoryEntry, ...]:
+        """Bring the buffer up to date with all of memory, oldest first, as a block after `num_frames` reads it.
+
+        Returns:
+            The same entries; those that have left the window are views of the buffer, never written over.
+        """
         border = num_frames - self._memory.window
         settled = [entry for entry in entries if entry.frame < border]
         known = len(self._settled)
         if known > len(settled) or any(a is not b for a, b in zip(self._settled, settled[:known], strict=True)):
             self._pooled, known = Stretch(), 0
-        begin = sum(entry.num_tokens for entry in settled[:known])
-        for entry in settled[known:]:
-            self._pooled.write(entry, begin, begin + _GROWTH_TOKENS)
-            begin += entry.num_tokens
-        self._settled = settled
+        self._settled = settled = self._placed(settled, known)
         recent = {entry.frame % self._memory.window: entry for entry in entries if entry.frame >= border}
         size = self._model.tokens_per_frame
         for slot, entry in recent.items():
@@ -88,6 +103,16 @@ class PartsBuffer:
         oldest = oldest_time(self._memory, num_frames)
         self._pooled.turn(self._turns_of(settled, oldest))
         self._window.turn(self._turns_of([recent[slot] for slot in sorted(recent)], oldest))
+        return (*settled, *(entry for entry in entries if entry.frame >= border))
+
+    def _placed(self, settled: list[MemoryEntry], known: int) -> list[MemoryEntry]:
+        """Entries that have left the window, of which the first `known` lie here already, as they lie here."""
+        begins = list(itertools.accumulate((entry.num_tokens for entry in settled), initial=0))
+        for entry, begin in zip(settled[known:], begins[known:], strict=False):
+            if self._pooled.write(entry, begin, begins[-1] + _GROWTH_TOKENS):
+                known = 0
+        moved = [self._pooled.held(*pair) for pair in zip(settled[known:], begins[known:], strict=False)]
+        return settled[:known] + moved
 
     def parts(self, layer: int) -> tuple[Part | None, Part | None]:
         """What left the window, and the window."""

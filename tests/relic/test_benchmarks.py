@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from relic.benchmarks.blocks import block_times, format_block_times, format_part_times, part_times
-from relic.benchmarks.histories import Subject, filled_memory, format_history_costs, history_costs, still_block
+from relic.benchmarks.histories import Subject, filled_memory, history_costs, history_table, still_block
 from relic.benchmarks.passes import ALL, EMBEDDED, JOINED, UNPACKED, PlainContext, format_pass_times, pass_times
 from relic.benchmarks.products import products_of
 from relic.benchmarks.walks import start_up, walk_speed
@@ -105,11 +105,16 @@ def test_histories_cost_what_their_tokens_weigh() -> None:
     assert full.megabytes == pytest.approx(48 * 60 * 2 * 48 * 2 * 4 / 1e6)
     window, old = 2 * 60, pooled.tokens - 2 * 60
     assert eight_bit.megabytes == pytest.approx((window * 2 * 48 * 2 * 4 + old * 2 * 2 * (48 + 2 * 4)) / 1e6)
-    rows = format_history_costs([full, pooled, eight_bit]).splitlines()
+    rows = list(history_table([full, pooled, eight_bit]))
     assert rows[2].startswith("| full | float | 12 s |")
     assert rows[3].endswith(f"| 1/{full.megabytes / pooled.megabytes:.2f} |")
+    short = [full, dataclasses.replace(full, milliseconds=None), dataclasses.replace(pooled, milliseconds=None)]
+    assert list(history_table(short))[3:] == [
+        "| full | float | 12 s | does not fit | - | - | - |",
+        "| compressed | float | 12 s | does not fit | - | - | - |",
+    ]
     with pytest.raises(ValueError, match="less than a latent frame"):
-        history_costs(Subject.of_world(world), memories, (0.01,), repeats=1)
+        next(history_costs(Subject.of_world(world), memories, (12.0, 0.01), repeats=1))
 
 
 def test_a_walk_is_counted_in_frames() -> None:

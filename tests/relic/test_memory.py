@@ -5,10 +5,18 @@ import torch
 
 import relic_kernels
 from relic.camera import Intrinsics
-from relic.config import COMPRESSION_SCHEDULE, CommitPass, MemoryConfig, MemoryPolicy, ModelConfig, SamplerConfig
+from relic.config import (
+    COMPRESSION_SCHEDULE,
+    CommitPass,
+    MemoryConfig,
+    MemoryPolicy,
+    MemoryStorage,
+    ModelConfig,
+    SamplerConfig,
+)
 from relic.memory.backends import make_memory
 from relic.memory.compression import memory_tokens, pool_tokens, pooled_positions, pooling_matrix
-from relic.memory.entries import MemoryView, QuantisedEntry
+from relic.memory.entries import MemoryEntry, MemoryView, QuantisedEntry
 from relic.model.conditioning import CameraConditioning
 from relic.model.rope import grid_positions
 from relic.model.transformer import RelicTransformer
@@ -278,3 +286,36 @@ def test_the_kernels_layout_goes_back_with_the_memory() -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     fresh = make_memory(memory.config, TINY)
     assert fresh.parts().parts(0) == (None, None)
+
+
+@pytest.mark.parametrize("storage", ["float", "fp8"])
+def test_what_has_left_the_window_lies_in_the_kernels_layout_alone(storage: MemoryStorage) -> None:
+    memory = make_memory(MemoryConfig(policy="full", window=2, max_frames=50, storage=storage), TINY)
+    exact = make_memory(memory.config, TINY)
+    snapshots = []
+    k, v = kv(40)
+    for frame in range(40):  # the layout grows on the way
+        for one in (memory, exact):
+            one.append(k[:, :, frame : frame + 1], v[:, :, frame : frame + 1])
+        memory.parts()
+        snapshots.append(memory.snapshot())
+    settled = [stack for entry in memory.entries[:-2] for stack in stacks_of(entry)]
+    pooled, _ = memory.parts().parts(0)
+    assert pooled is not None
+    kept = {stack.untyped_storage().data_ptr() for stack in settled}
+    assert len(kept) == len(stacks_of(memory.entries[0]))
+    assert pooled.k.untyped_storage().data_ptr() in kept
+    for snapshot in (memory.snapshot(), snapshots[20]):
+        for ours, theirs in zip(snapshot.entries[:-2], exact.entries, strict=False):
+            pairs = zip(stacks_of(ours), stacks_of(theirs), strict=True)
+            assert ours.frame == theirs.frame
+            assert all(torch.equal(a.float(), b.float()) for a, b in pairs)
+    assert memory.nbytes == exact.nbytes
+
+
+def stacks_of(entry: MemoryEntry) -> list[torch.Tensor]:
+    """Every tensor that an entry stores."""
+    if isinstance(entry, QuantisedEntry):
+        layers = (entry.k_codes, entry.v_codes, entry.k_scale, entry.v_scale)
+        return [stack for one in layers for stack in one.stacks]
+    return [*entry.k.stacks, *entry.v.stacks]

@@ -72,3 +72,15 @@ def test_a_second_run_sees_the_same_without_looking(encoded: Path, monkeypatch: 
     assert again is not None
     assert torch.equal(again.pictures, seen.pictures)
     assert torch.equal(again.depth, seen.depth)
+
+
+def test_views_of_all_clips_can_be_made_before_any_is_drawn(encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage, other = (CausalStage(tiny_causal(4), ingredients(encoded)) for _ in range(2))
+    drawn = other.train_clips.draw(2, 4, step_generator(0, 0)).views
+    stage.train_clips.see_all()
+    monkeypatch.setattr(type(stage.vae), "decode", None)
+    views = stage.train_clips.draw(2, 4, step_generator(0, 0)).views
+    assert views is not None
+    assert drawn is not None
+    assert torch.equal(views.pictures, drawn.pictures)
+    assert torch.equal(views.depth, drawn.depth)

@@ -1,3 +1,7 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -74,6 +78,26 @@ def test_a_whole_network_attends_by_the_backend_in_use() -> None:
         torch.testing.assert_close(context.attend(0, q, k, v), expected)
     with using("xformers"), pytest.raises(ValueError, match="no kernels for a cpu"):
         context.attend(0, q, k, v)
+
+
+def test_xformers_whose_kernels_do_not_load_is_refused(tmp_path: Path) -> None:
+    """In a process of its own, with a package that answers as xformers built for another PyTorch does."""
+    (tmp_path / "xformers").mkdir()
+    (tmp_path / "xformers" / "__init__.py").touch()
+    (tmp_path / "xformers" / "ops.py").write_text(
+        "def memory_efficient_attention(q, k, v):\n    raise NotImplementedError('No operator found\\nfor this')\n"
+    )
+    code = (
+        "import torch\nfrom relic_kernels import attention_backends as backends\n"
+        "print(backends._xformers_fault(torch.device('cpu'), torch.float16, 64))"
+    )
+    path = os.pathsep.join([str(tmp_path), *filter(None, sys.path)])
+    told = subprocess.run(
+        [sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    assert told.stdout.strip() == (
+        "xformers is installed without a kernel for it (No operator found): install one of this PyTorch, or choose sdpa"
+    )
 
 
 @pytest.mark.gpu

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,23 +29,32 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Measure and print a Markdown table.
+    """Measure, and print each row of a Markdown table as soon as it is known.
 
     Raises:
         ValueError: a bad number, an unknown preset or device, or one that is not here.
         FileNotFoundError: no such weights.
     """
-    from relic.benchmarks.histories import format_history_costs, history_costs
+    from relic.benchmarks.histories import HistoryCost, history_costs, history_table
 
     subject = _subject(options)
     memories = [_memory(subject.config.memory, name) for name in options.memory]
-    costs = history_costs(subject, memories, options.seconds, options.repeats)
-    print(format_history_costs(costs))
+    costs: list[HistoryCost] = []
+
+    def measured() -> Iterator[HistoryCost]:
+        for cost in history_costs(subject, memories, options.seconds, options.repeats):
+            costs.append(cost)
+            yield cost
+
+    for line in history_table(measured()):
+        print(line, flush=True)
     if options.plot is not None:
         from relic_distill.curves import draw_comparison
 
         series = {
-            f"{memory.policy}, {memory.storage}": [(c.seconds, c.milliseconds) for c in costs if c.memory == memory]
+            f"{memory.policy}, {memory.storage}": [
+                (c.seconds, c.milliseconds) for c in costs if c.memory == memory and c.milliseconds is not None
+            ]
             for memory in memories
         }
         draw_comparison(series, "network time of a block, ms", "s of history", options.plot)

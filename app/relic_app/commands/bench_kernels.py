@@ -23,7 +23,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what.add_argument("--roofline", action="store_true", help="bytes, operations and the least time on each GPU")
     what.add_argument("--accuracy", action="store_true", help="errors beside float64, in Triton's interpreter")
     parser.add_argument("--targets", nargs="+", help="architectures of --static; all when left out")
-    parser.add_argument("--only", default="", help="kernels of --static whose name contains this")
+    parser.add_argument("--only", default="", help="kernels of --static, or operators to time, of such names")
     parser.add_argument("--out", type=Path, help="also write the Markdown tables to this file")
 
 
@@ -43,7 +43,7 @@ def run(options: argparse.Namespace) -> int:
     elif options.accuracy:
         text, faults = _accuracy()
     else:
-        text, faults = _times()
+        text, faults = _times(options.only)
     print(text, end="")
     if options.out is not None:
         _write(options.out, text)
@@ -88,7 +88,7 @@ def _accuracy() -> tuple[str, list[str]]:
     return accuracy_table(found), [check.fault for check in found if not check.passed]
 
 
-def _times() -> tuple[str, list[str]]:
+def _times(only: str) -> tuple[str, list[str]]:
     from relic_kernels.tables import accuracy_table, timing_table
     from relic_kernels.timing import check_all, gpu, timings
 
@@ -99,7 +99,7 @@ def _times() -> tuple[str, list[str]]:
     if faults:
         return text, [*faults, "no times: an operator is wrong here"]
     for shape in map(_shape, PRESETS):
-        text += f"\n{shape.title}:\n\n" + timing_table(timings(shape, device))
+        text += f"\n{shape.title}:\n\n" + timing_table(timings(shape, device, only))
     return text, []
 
 
