@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from relic.camera import CameraPath, actions_from_poses
+from relic.camera import actions_from_poses
 from relic.config import MemoryPolicy, MemoryStorage
 from relic.json_files import write_json
 from relic.memory.backends import POLICIES, make_memory
@@ -31,32 +31,14 @@ from relic.pictures import frames_to_tensor, tensor_to_frames
 from relic.precision import Precision
 from relic.rollout import rollout
 from relic.world import World
-from relic_data.clips import FPS, Clip, ClipDataset, clip_frames
+from relic_data.clips import FPS, ClipDataset, clip_frames
 from relic_distill.covisible import covisible_mask, earlier_frames, psnr
+from relic_distill.held_out import Case, Frames, forward_case, out_and_back_case
 from relic_distill.images import contact_sheet, save_picture
 
-Frames = NDArray[np.uint8]
 PSNR_CAP = 60.0
 """dB given to pictures that are the same, so that a mean stays finite."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Case:
-    """One path through one held-out scene.
-
-    Attributes:
-        name: clip and kind of path.
-        prompt: caption of the start.
-        frames: `(T, H, W, 3)` true render.
-        depth: `(T, H, W)` metres.
-        path: T camera poses, the first the identity.
-    """
-
-    name: str
-    prompt: str
-    frames: Frames
-    depth: NDArray[np.floating]
-    path: CameraPath
+_SHEET_CASES, _SHEET_COLUMNS = 6, 8
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -125,28 +107,23 @@ class Score:
     cases: tuple[int, ...]
 
 
-def forward_case(clip: Clip, frames: int) -> Case:
-    """The clip's own path, cut to `frames` pixel frames."""
-    return _case(clip, "forward", list(range(frames)))
+Onlooker = Callable[[Case, Frames], None]
 
 
-def out_and_back_case(clip: Clip, frames: int) -> Case:
-    """Half the time along the clip's path, then exactly back; `frames` is odd."""
-    half = frames // 2
-    return _case(clip, "back", [*range(half + 1), *reversed(range(half))])
+class _Sheet:
+    """The first rollouts that it sees, each below its truth."""
 
+    def __init__(self) -> None:
+        self._rows: list[list[NDArray[np.uint8]]] = []
 
-def _case(clip: Clip, kind: str, index: list[int]) -> Case:
-    if max(index) >= len(clip.path):
-        raise ValueError(f"clip {clip.name} has {len(clip.path)} frames, {max(index) + 1} are needed: render longer")
-    path = CameraPath(clip.path.rotations_w2c[index], clip.path.positions[index]).rebased()
-    return Case(
-        name=f"{clip.name}-{kind}",
-        prompt=clip.captions[0],
-        frames=np.asarray(clip.frames[index]),
-        depth=np.asarray(clip.depth[index], dtype=np.float32),
-        path=path,
-    )
+    def __call__(self, case: Case, shown: Frames) -> None:
+        step = max(1, (len(shown) - 1) // _SHEET_COLUMNS)
+        if len(self._rows) < 2 * _SHEET_CASES:
+            self._rows += [list(case.frames[::step]), list(shown[::step])]
+
+    def save(self, path: Path) -> None:
+        """Write the sheet as PNG."""
+        save_picture(path, contact_sheet(self._rows))
 
 
 def with_memory(world: World, policy: MemoryPolicy, storage: MemoryStorage | None = None) -> World:
@@ -257,6 +234,7 @@ def evaluate(
     batch: int = 8,
     seed: int = 0,
     reference: World | None = None,
+    onlooker: Onlooker | None = None,
 ) -> list[Score]:
     """Score a world, its VAE and the frozen first picture on the same cases.
 
@@ -267,6 +245,7 @@ def evaluate(
         batch: cases rolled out together.
         seed: of the noise.
         reference: a world whose rollouts of the same noise the world's are compared with.
+        onlooker: sees every case and the world's rollout of it, in their order.
 
     Returns:
         One score each for the world, the world beside the reference where there is one, the VAE's reconstruction and
@@ -278,6 +257,9 @@ def evaluate(
     for group in tqdm(list(_batches(cases, batch)), desc=f"evaluate {world.config.memory.policy}"):
         frozen = np.stack([np.repeat(case.frames[:1], len(case.frames), axis=0) for case in group])
         shown = roll_out(world, group, seed)
+        if onlooker is not None:
+            for case, frames in zip(group, shown, strict=True):
+                onlooker(case, frames)
         for label, film in ((name, shown), ("vae", reconstruct(world, group)), ("frozen", frozen)):
             rows[label] += [
                 [
@@ -320,7 +302,7 @@ def evaluate_world(config: EvalConfig, data: Path, weights: Path | None, out: Pa
         config: what to measure.
         data: folder written by `relic data render`.
         weights: weights folder; None for the shipped one.
-        out: JSON file for the scores; a contact sheet of the first cases goes beside it.
+        out: JSON file for the scores; a contact sheet of the first cases, under the first policy, goes beside it.
 
     Returns:
         A table in Markdown.
@@ -344,20 +326,23 @@ def evaluate_world(config: EvalConfig, data: Path, weights: Path | None, out: Pa
     results = []
     for kind, make in (("forward", forward_case), ("out and back", out_and_back_case)):
         cases = [make(clip, frames) for clip in clips]
+        sheet = _Sheet()
         for number, policy in enumerate(config.policies):
             judged = with_memory(world, policy, config.storage)
-            reference = with_memory(world, policy, "float") if config.storage == "fp8" else None
-            scores = evaluate(judged, cases, config.moments, batch=config.batch, seed=config.seed, reference=reference)
+            scores = evaluate(
+                judged,
+                cases,
+                config.moments,
+                batch=config.batch,
+                seed=config.seed,
+                reference=with_memory(world, policy, "float") if config.storage == "fp8" else None,
+                onlooker=sheet if number == 0 else None,
+            )
             for score in scores if number == 0 else scores[:-2]:
                 lines.append(f"| {kind} | {score.label} | {_row(score)} | {min(score.cases)} |")
                 results.append({"path": kind, **dataclasses.asdict(score)})
         if out is not None:
-            shown = roll_out(world, cases[:6], config.seed)
-            step = max(1, (frames - 1) // 8)
-            rows = [
-                list(film[::step]) for pair in zip(cases, shown, strict=False) for film in (pair[0].frames, pair[1])
-            ]
-            save_picture(out.with_name(f"{out.stem}-{kind.replace(' ', '-')}.png"), contact_sheet(rows))
+            sheet.save(out.with_name(f"{out.stem}-{kind.replace(' ', '-')}.png"))
     if out is not None:
         write_json(out, {"config": dataclasses.asdict(config), "scores": results})
     lines += [

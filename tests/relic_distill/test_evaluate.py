@@ -1,9 +1,12 @@
+import json
 from collections.abc import Callable
+from pathlib import Path
 
 import cv2
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from relic.actions import ACTION_NAMES
@@ -19,15 +22,16 @@ from relic_distill.evaluate import (
     PSNR_CAP,
     EvalConfig,
     evaluate,
-    forward_case,
+    evaluate_world,
     likeness,
     look_of_case,
-    out_and_back_case,
     reconstruct,
     roll_out,
     score_case,
     with_memory,
 )
+from relic_distill.held_out import forward_case, out_and_back_case
+from relic_distill.images import contact_sheet
 
 FRAMES = 33
 
@@ -157,3 +161,25 @@ def test_blur_and_fading_show_in_the_look_of_a_case(clip: Clip) -> None:
     sharpness, contrast = look_of_case(case, faded, world, (1.0,))
     assert sharpness[0] == pytest.approx(0.5, abs=0.02)
     assert contrast[0] == pytest.approx(0.5, abs=0.02)
+
+
+def test_scores_and_a_sheet_of_the_same_rollouts_are_written(clip: Clip, tmp_path: Path) -> None:
+    world = World.tiny(seed=1)
+    (tmp_path / "weights").mkdir()
+    world.save(tmp_path / "weights")
+    config = EvalConfig(
+        clips=1, seconds=2.0, moments=(0.5, 2.0), policies=("window", "compressed"), precision="float32"
+    )
+    table = evaluate_world(config, clip.folder.parents[1], tmp_path / "weights", tmp_path / "scores.json")
+    scores = json.loads((tmp_path / "scores.json").read_text())["scores"]
+    labels = ["world (window)", "vae", "frozen", "world (compressed)"]
+    assert [(score["path"], score["label"]) for score in scores] == [
+        (path, label) for path in ("forward", "out and back") for label in labels
+    ]
+    assert f"| forward | world (window) | {scores[0]['psnr'][0]:.2f} " in table
+    case = forward_case(clip, 33)
+    shown = roll_out(with_memory(World.load(tmp_path / "weights"), "window"), [case], config.seed)[0]
+    sheet = np.asarray(Image.open(tmp_path / "scores-forward.png"))
+    np.testing.assert_array_equal(sheet, contact_sheet([list(case.frames[::4]), list(shown[::4])]))
+    with pytest.raises(FileNotFoundError, match="make it first"):
+        evaluate_world(config, clip.folder.parents[1], tmp_path / "weights", tmp_path / "none" / "scores.json")
