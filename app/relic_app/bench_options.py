@@ -15,8 +15,27 @@ if TYPE_CHECKING:
 def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     """Which world is measured, and with how many threads."""
     parser.add_argument("--weights", type=Path, help="weights folder; the shipped one when left out")
+    add_computing_arguments(parser)
+
+
+def add_computing_arguments(parser: argparse.ArgumentParser) -> None:
+    """With how many threads and how finely a processor computes."""
     parser.add_argument("--threads", type=int, help="CPU threads; torch's own choice when left out")
     add_precision_argument(parser)
+
+
+def set_threads(options: argparse.Namespace) -> None:
+    """Tell torch its threads.
+
+    Raises:
+        ValueError: fewer than one.
+    """
+    import torch
+
+    if options.threads is not None:
+        if options.threads < 1:
+            raise ValueError(f"--threads is {options.threads}: give at least 1")
+        torch.set_num_threads(options.threads)
 
 
 def load_world(options: argparse.Namespace) -> World:
@@ -26,12 +45,7 @@ def load_world(options: argparse.Namespace) -> World:
         ValueError: fewer threads than one.
         FileNotFoundError: no such weights.
     """
-    import torch
-
     from relic.world import World
 
-    if options.threads is not None:
-        if options.threads < 1:
-            raise ValueError(f"--threads is {options.threads}: give at least 1")
-        torch.set_num_threads(options.threads)
+    set_threads(options)
     return World.load(options.weights, precision=options.precision)

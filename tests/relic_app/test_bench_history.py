@@ -3,14 +3,17 @@ import pytest
 from relic_app.cli import main
 
 
-def test_a_presets_network_is_timed_without_weights(capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize(("precision", "width"), [("float32", 4), ("bfloat16", 2)])
+def test_a_presets_network_is_timed_without_weights(
+    precision: str, width: int, capsys: pytest.CaptureFixture[str]
+) -> None:
     argv = ["bench", "history", "--preset", "mini", "--device", "cpu", "--seconds", "0.5", "--repeats", "1"]
-    assert main([*argv, "--memory", "full", "compressed-fp8"]) == 0
+    assert main([*argv, "--precision", precision, "--memory", "full", "compressed-fp8"]) == 0
     head, _, full, narrow = capsys.readouterr().out.strip().splitlines()
     assert head.startswith("| memory | storage | history | block | tokens | MB |")
     assert full.startswith("| full | float | 0.5 s |")
     assert narrow.startswith("| compressed | fp8 | 0.5 s |")
-    bytes_of_two_frames = 2 * 60 * 8 * 320 * 2 * 4
+    bytes_of_two_frames = 2 * 60 * 8 * 320 * 2 * width
     assert f"| 120 | {bytes_of_two_frames / 1e6:.1f} |" in full
 
 

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from relic_app.bench_options import add_computing_arguments, load_world, set_threads
+
 if TYPE_CHECKING:
     from relic.benchmarks.histories import Subject
     from relic.config import MemoryConfig
@@ -19,6 +21,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     what = parser.add_mutually_exclusive_group()
     what.add_argument("--weights", type=Path, help="weights folder; the shipped one when left out")
     what.add_argument("--preset", help="a preset's network with random weights instead, such as wan-14b")
+    add_computing_arguments(parser)
     parser.add_argument("--device", help="where a preset's network computes; a GPU, in bfloat16, where there is one")
     parser.add_argument(
         "--seconds", type=float, nargs="+", default=[1.0, 5.0, 20.0, 60.0, 300.0], help="histories before the block"
@@ -66,16 +69,18 @@ def _subject(options: argparse.Namespace) -> Subject:
 
     from relic.benchmarks.histories import Subject
     from relic.config import find_preset
-    from relic.world import World
+    from relic.precision import find_dtype
     from relic_app.world_options import find_device
 
     if options.preset is None:
         if options.device is not None:
             raise ValueError(f"--device {options.device} without --preset: shipped weights are played on a processor")
-        return Subject.of_world(World.load(options.weights))
+        return Subject.of_world(load_world(options))
     config = find_preset(options.preset)
     device = find_device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-    return Subject.of_preset(config, device, torch.float32 if device.type == "cpu" else torch.bfloat16)
+    set_threads(options)
+    dtype = find_dtype(options.precision) if device.type == "cpu" else torch.bfloat16
+    return Subject.of_preset(config, device, dtype)
 
 
 def _memory(base: MemoryConfig, name: str) -> MemoryConfig:
