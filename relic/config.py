@@ -238,6 +238,16 @@ class RelicConfig:
                 f"{'without' if self.reprojection is None else 'with'} reprojection"
             )
 
+    def with_steps(self, steps: int | None) -> RelicConfig:
+        """The same with so many denoising steps a block; None for the world's own number.
+
+        Raises:
+            ValueError: for fewer than one.
+        """
+        if steps is None:
+            return self
+        return dataclasses.replace(self, sampler=dataclasses.replace(self.sampler, steps=steps))
+
     @property
     def height(self) -> int:
         """Rows of the picture, pixels."""

@@ -5,7 +5,6 @@ Axes: B batch, C latent channels, F latent frames, T pixel frames, h, w latent c
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import typing
 from collections.abc import Callable, Sequence
@@ -223,10 +222,7 @@ class RelicPipeline(DiffusionPipeline):  # type: ignore[misc]
         output_type: OutputType,
     ) -> tuple[Tensor, CameraPath]:
         """Latents `(B, C, F, h, w)` of all that was drawn, and the poses of the pixel frames that are wanted of it."""
-        world = self.world
-        if steps is not None:
-            sampler = dataclasses.replace(world.config.sampler, steps=steps)
-            world = world.with_config(dataclasses.replace(world.config, sampler=sampler))
+        world = self.world.with_steps(steps)
         config, count = world.config, len(pictures)
         camera, poses = _control(config, motions)
         fitted = np.stack([fit_picture(picture, config.height, config.width)[None] for picture in pictures])

@@ -131,6 +131,10 @@ class World:
         world.leader = self.leader
         return world
 
+    def with_steps(self, steps: int | None) -> World:
+        """The same networks with so many denoising steps a block; see `RelicConfig.with_steps`."""
+        return self.with_config(self.config.with_steps(steps))
+
     def stream(self) -> Stream:
         """A fresh way through the network, on every rank where several share it."""
         memory, sampler = self.config.memory, self.config.sampler

@@ -21,6 +21,7 @@ def add_world_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare `--weights`, and `--wan` with what belongs to it."""
     parser.add_argument("--weights", type=Path, help="weights folder (default: $RELIC_WEIGHTS or weights/)")
     add_precision_argument(parser)
+    parser.add_argument("--steps", type=int, help="denoising steps a block: more are finer, and slower (its own)")
     wan = parser.add_argument_group("a world of Wan 2.1's network, see docs/wan-vae.md")
     wan.add_argument("--wan", type=Path, metavar="DIR", help="local checkpoint in diffusers' layout, not --weights")
     wan.add_argument("--control", type=Path, metavar="FILE", help="RELIC's control encoders for it")
@@ -54,6 +55,7 @@ class WorldSource:
         device: of a Wan world's network; None to choose.
         vae_device: of a Wan world's auto-encoder; None for the network's.
         precision: of the weights folder's world.
+        steps: denoising steps a block; None for the world's own number.
     """
 
     weights: Path
@@ -63,6 +65,11 @@ class WorldSource:
     device: str | None = None
     vae_device: str | None = None
     precision: Precision = "auto"
+    steps: int | None = None
+
+    def __post_init__(self) -> None:
+        if self.steps is not None and self.steps < 1:
+            raise ValueError(f"--steps is {self.steps}: give at least 1")
 
     def load(self) -> World:
         """Load the world: a Wan world in bfloat16 on a GPU and in float32 on a processor, else in `precision`.
@@ -74,13 +81,13 @@ class WorldSource:
         from relic.world import World
 
         if self.wan is None:
-            return World.load(self.weights, precision=self.precision)
+            return World.load(self.weights, precision=self.precision).with_steps(self.steps)
         import torch
 
         from relic.wan_world import load_wan_world
 
         device = find_device(self.device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        return load_wan_world(
+        world = load_wan_world(
             self.wan,
             control=self.control,
             tiny_decoder=self.taehv,
@@ -88,6 +95,7 @@ class WorldSource:
             vae_device=None if self.vae_device is None else find_device(self.vae_device),
             dtype=torch.float32 if device.type == "cpu" else torch.bfloat16,
         )
+        return world.with_steps(self.steps)
 
     def num_heads(self) -> int:
         """Attention heads of the world's network, read without loading it.
@@ -133,7 +141,7 @@ def world_source(options: argparse.Namespace) -> WorldSource:
         if stray:
             raise ValueError(f"{' and '.join(stray)} without --wan: name the checkpoint with --wan DIR")
         read_manifest(weights, verify=False)
-        return WorldSource(weights=weights, precision=options.precision)
+        return WorldSource(weights=weights, precision=options.precision, steps=options.steps)
     if options.weights is not None:
         raise ValueError("--weights and --wan name two worlds: give one of them")
     if options.vae_decoder == "taehv" and options.taehv is None:
@@ -155,6 +163,7 @@ def world_source(options: argparse.Namespace) -> WorldSource:
         taehv=options.taehv,
         device=options.device,
         vae_device=options.vae_device,
+        steps=options.steps,
     )
 
 

@@ -313,10 +313,7 @@ def evaluate_world(config: EvalConfig, data: Path, weights: Path | None, out: Pa
     """
     if out is not None and not out.parent.is_dir():
         raise FileNotFoundError(f"no folder {out.parent} for the scores: make it first")
-    world = World.load(weights, precision=config.precision)
-    if config.steps is not None:
-        sampler = dataclasses.replace(world.config.sampler, steps=config.steps)
-        world = world.with_config(dataclasses.replace(world.config, sampler=sampler))
+    world = World.load(weights, precision=config.precision).with_steps(config.steps)
     clips = list(ClipDataset(data, config.split, validate=False))[: config.clips]
     if not clips:
         raise ValueError(f"{data} has no clips of split {config.split!r}: render scenes up to a multiple of 20")

@@ -112,8 +112,7 @@ def _average(state: dict[str, Tensor], other: dict[str, Tensor], share: float, s
 
 
 def _as_played(config: RelicConfig, steps: int | None, prefer: Preference | None) -> RelicConfig:
-    if steps is not None:
-        config = dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, steps=steps))
+    config = config.with_steps(steps)
     if prefer is not None and config.reprojection is not None:
         config = dataclasses.replace(config, reprojection=dataclasses.replace(config.reprojection, prefer=prefer))
     return config

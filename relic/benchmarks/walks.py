@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import subprocess
 import sys
@@ -49,10 +48,7 @@ def walk_speed(world: World, seconds: float, steps: int | None = None) -> WalkSp
     Raises:
         ValueError: for less than a block, or no step.
     """
-    config = world.config
-    if steps is not None:
-        world = world.with_config(dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, steps=steps)))
-    engine = started_engine(world)
+    config, engine = world.config, started_engine(world.with_steps(steps))
     blocks = round(seconds * config.fps / engine.frames_per_block)
     if blocks < 1:
         raise ValueError(f"{seconds:g} s is less than a block of {engine.frames_per_block / config.fps:g} s")

@@ -1,4 +1,5 @@
 import argparse
+import dataclasses
 from pathlib import Path
 
 import imageio.v3 as iio
@@ -75,6 +76,17 @@ def test_the_weights_folder_is_the_default(tmp_path: Path, monkeypatch: pytest.M
     assert world_source(parsed("--weights", str(tmp_path))) == WorldSource(weights=tmp_path)
     monkeypatch.setenv("RELIC_WEIGHTS", str(tmp_path))
     assert world_source(parsed()) == WorldSource(weights=default_weights_dir())
+
+
+def test_a_world_is_played_with_as_many_steps_as_wanted(folder: Path, tmp_path: Path) -> None:
+    World.tiny().save(tmp_path)
+    own = World.tiny().config.sampler
+    assert world_source(parsed("--weights", str(tmp_path))).load().config.sampler == own
+    more = world_source(parsed("--weights", str(tmp_path), "--steps", "5")).load().config.sampler
+    assert more == dataclasses.replace(own, steps=5)
+    assert world_source(parsed(*wan_options(folder), "--steps", "3")).load().config.sampler.steps == 3
+    with pytest.raises(ValueError, match="--steps is 0: give at least 1"):
+        world_source(parsed("--weights", str(tmp_path), "--steps", "0"))
 
 
 def test_a_wan_world_needs_no_gallery(folder: Path, tmp_path: Path) -> None:

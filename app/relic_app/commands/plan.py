@@ -37,15 +37,11 @@ def run(options: argparse.Namespace) -> int:
     Raises:
         ValueError: an unknown preset or GPU, or numbers that do not go together.
     """
-    import dataclasses
-
     from relic.config import find_preset
     from relic.planning.hardware import CPU, Dtype, find_device
     from relic.precision import suits_bfloat16
 
-    config = find_preset(options.preset)
-    if options.steps is not None:
-        config = dataclasses.replace(config, sampler=dataclasses.replace(config.sampler, steps=options.steps))
+    config = find_preset(options.preset).with_steps(options.steps)
     narrow = options.gpu != CPU or (options.preset == "mini" and suits_bfloat16())
     dtype: Dtype = options.dtype or ("bf16" if narrow else "fp32")
     if options.kv_dtype is not None:
