@@ -1,6 +1,7 @@
 """Views that are kept on the disk between runs."""
 
 import logging
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,8 +64,15 @@ def test_a_damaged_file_is_made_anew_and_a_full_disk_is_told(tmp_path: Path, cap
     assert "cannot be written" in caplog.text
 
 
-def test_a_second_run_sees_the_same_without_looking(encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    first, second = (CausalStage(tiny_causal(4), ingredients(encoded)) for _ in range(2))
+@pytest.mark.parametrize("all_before", [False, True])
+def test_a_second_run_sees_the_same_without_looking(
+    all_before: bool, encoded: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = shutil.copytree(encoded, tmp_path / "data", ignore=shutil.ignore_patterns("views"))
+    first, second = (CausalStage(tiny_causal(4), ingredients(data)) for _ in range(2))
+    if all_before:
+        first.train_clips.see_all()
+        monkeypatch.setattr(type(first.vae), "decode", None)
     seen = first.train_clips.draw(2, 4, step_generator(0, 0)).views
     monkeypatch.setattr(type(second.vae), "decode", None)
     again = second.train_clips.draw(2, 4, step_generator(0, 0)).views
@@ -72,15 +80,3 @@ def test_a_second_run_sees_the_same_without_looking(encoded: Path, monkeypatch: 
     assert again is not None
     assert torch.equal(again.pictures, seen.pictures)
     assert torch.equal(again.depth, seen.depth)
-
-
-def test_views_of_all_clips_can_be_made_before_any_is_drawn(encoded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    stage, other = (CausalStage(tiny_causal(4), ingredients(encoded)) for _ in range(2))
-    drawn = other.train_clips.draw(2, 4, step_generator(0, 0)).views
-    stage.train_clips.see_all()
-    monkeypatch.setattr(type(stage.vae), "decode", None)
-    views = stage.train_clips.draw(2, 4, step_generator(0, 0)).views
-    assert views is not None
-    assert drawn is not None
-    assert torch.equal(views.pictures, drawn.pictures)
-    assert torch.equal(views.depth, drawn.depth)
