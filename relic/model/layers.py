@@ -13,6 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import relic_kernels
+from relic.packing import PackedLinear
 from relic_kernels.dispatch import chosen
 
 
@@ -26,8 +27,31 @@ class RMSNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        out: Tensor = _RMSNormFunction.apply(x, self.weight.to(x.dtype), self.eps)  # type: ignore[no-untyped-call]
-        return out
+        weight = self.weight.to(x.dtype)
+        if torch.is_grad_enabled():
+            out: Tensor = _RMSNormFunction.apply(x, weight, self.eps)  # type: ignore[no-untyped-call]
+            return out
+        wide = x.to(torch.promote_types(x.dtype, torch.float32))
+        inverse = torch.linalg.vector_norm(wide, dim=-1, keepdim=True)
+        inverse = inverse.square_().div_(x.shape[-1]).add_(self.eps).rsqrt_()
+        return (wide * inverse).mul_(weight).to(x.dtype)
+
+
+class WideLayerNorm(nn.LayerNorm):
+    """LayerNorm in the precision of its parameters, which may be wider than the input's; the input's is kept."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Normalise the last axis."""
+        if mixes(x, self.weight):
+            return super().forward(x)
+        return super().forward(x.to(self.weight.dtype)).to(x.dtype)
+
+
+def mixes(x: Tensor, weight: Tensor) -> bool:
+    """Whether torch's LayerNorm takes `x` beside parameters that are wider: the processor's does, without a copy."""
+    if x.dtype == weight.dtype:
+        return True
+    return x.device.type == "cpu" and weight.dtype == torch.float32 and x.dtype in (torch.bfloat16, torch.float16)
 
 
 class _RMSNormFunction(torch.autograd.Function):
@@ -73,6 +97,8 @@ class GELUProjection(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Project and activate."""
+        if isinstance(self.proj, PackedLinear):
+            return self.proj.with_gelu(x, self.approximate)
         return F.gelu(self.proj(x), approximate=self.approximate)
 
 
@@ -132,6 +158,8 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     if chosen(x) == "triton":
         shift, scale = (y.squeeze(2).flatten(0, 1) for y in (shift, scale))
         return relic_kernels.modulated_norm(x.flatten(0, 1), shift, scale, eps).view_as(x)
+    if shift.numel() == x.shape[-1] and mixes(x, shift) and not torch.is_grad_enabled():
+        return F.layer_norm(x, x.shape[-1:], 1 + scale.flatten(), shift.flatten(), eps)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     normed = F.layer_norm(wide, x.shape[-1:], eps=eps).to(shift.dtype)
     return torch.addcmul(shift, normed, 1 + scale).to(x.dtype)
@@ -142,4 +170,4 @@ def gated_residual(x: Tensor, update: Tensor, gate: Tensor) -> Tensor:
     if chosen(x) == "triton":
         frames, change = x.flatten(0, 1), update.to(x.dtype).flatten(0, 1)
         return relic_kernels.gated_residual(frames, change, gate.squeeze(2).flatten(0, 1)).view_as(x)
-    return torch.addcmul(x.to(gate.dtype), update.to(gate.dtype), gate).to(x.dtype)
+    return torch.addcmul(x, update, gate).to(x.dtype)

@@ -25,10 +25,12 @@ from relic.model.layers import (
     FeedForward,
     PatchEmbedding,
     TwoLayerEmbedder,
+    WideLayerNorm,
     gated_residual,
     modulate,
     sinusoidal_embedding,
 )
+from relic.packing import Written, written_as
 from relic.parallel.sequence import SequenceParallel, ShardedAttention
 
 KEPT_IN_FLOAT32 = ("time_embedder", "scale_shift_table", "norm2", "guide_skip")
@@ -37,6 +39,8 @@ network by."""
 
 TIME_SCALE = 1000.0
 """Wan's network reads noise levels as steps of a thousand."""
+
+_KEPT_TIMES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,7 +84,14 @@ class Control:
 
 
 class ConditionEmbedder(nn.Module):
-    """Noise level and prompt (Wan's `condition_embedder`)."""
+    """Noise level and prompt (Wan's `condition_embedder`).
+
+    Attributes:
+        keeps_times: whether embeddings of noise levels are kept for the next pass at the same ones, as suits a played
+            world: its levels are few and its weights stay. Without gradients and on a processor only.
+    """
+
+    keeps_times = False
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -88,9 +99,22 @@ class ConditionEmbedder(nn.Module):
         self.time_embedder = TwoLayerEmbedder(config.freq_dim, config.dim, nn.SiLU())
         self.time_proj = nn.Linear(config.dim, 6 * config.dim)
         self.text_embedder = TwoLayerEmbedder(config.text_dim, config.dim, nn.GELU(approximate="tanh"))
+        self._times: dict[tuple[float, ...], tuple[Tensor, Tensor]] = {}
+        self._times_of: Written = ()
 
     def time(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F)` -> embedding `(B, F, M)` and the six modulations `(B, F, 6, M)`."""
+        if not self.keeps_times or torch.is_grad_enabled() or sigma.device.type != "cpu":
+            return self._time(sigma)
+        written = written_as(*self.time_embedder.parameters(), *self.time_proj.parameters())
+        if self._times_of != written or len(self._times) >= _KEPT_TIMES:
+            self._times, self._times_of = {}, written
+        levels = (*sigma.shape, *sigma.flatten().tolist())
+        if levels not in self._times:
+            self._times[levels] = self._time(sigma)
+        return self._times[levels]
+
+    def _time(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         features = sinusoidal_embedding(sigma * TIME_SCALE, self.freq_dim)
         embedded = self.time_embedder(features.to(self.time_embedder.linear_1.weight.dtype))
         embedded = embedded.to(self.time_proj.weight.dtype)
@@ -106,7 +130,7 @@ class RelicBlock(nn.Module):
         self.scale_shift_table = nn.Parameter(torch.randn(1, 6, config.dim) / config.dim**0.5)
         self.attn1 = SelfAttention(config)
         self.attn2 = CrossAttention(config)
-        self.norm2 = nn.LayerNorm(config.dim, config.eps)
+        self.norm2 = WideLayerNorm(config.dim, config.eps)
         self.ffn = FeedForward(config.dim, config.ffn_dim, config.gelu_approximate)
 
     def forward(
@@ -124,7 +148,7 @@ class RelicBlock(nn.Module):
         shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = table.unbind(2)
         attended = self.attn1(modulate(x, shift, scale, self.eps), pose, context, layer)
         x = gated_residual(x, attended, gate) + action
-        x = x + self.attn2(self.norm2(x.to(self.norm2.weight.dtype)).to(x.dtype), text_kv)
+        x = x + self.attn2(self.norm2(x), text_kv)
         return gated_residual(x, self.ffn(modulate(x, ffn_shift, ffn_scale, self.eps)), ffn_gate)
 
 
