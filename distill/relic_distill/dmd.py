@@ -51,11 +51,25 @@ def truth_difference(latents: Tensor, truth: Tensor, known: Tensor) -> Tensor:
     Returns:
         `(B, C, T, h, w)`; zero where nothing is known, and for videos of which nothing is.
     """
+    distance = known_distance(latents, truth, known)
+    return (truth - latents) * known / distance.clamp(min=_LEAST_DISTANCE)
+
+
+def known_distance(latents: Tensor, truth: Tensor, known: Tensor) -> Tensor:
+    """Mean absolute distance of each video from the true one where that is known.
+
+    Args:
+        latents: `(B, C, T, h, w)` generated.
+        truth: the recorded video.
+        known: `(B, 1, T, h, w)` weight of each cell, in [0, 1].
+
+    Returns:
+        `(B, 1, 1, 1, 1)`; zero for videos of which nothing is known.
+    """
     axes = tuple(range(1, latents.ndim))
-    gap = (truth - latents) * known
+    gap = ((truth - latents) * known).abs()
     share = known.expand_as(gap).mean(dim=axes, keepdim=True)
-    distance = gap.abs().mean(dim=axes, keepdim=True) / share.clamp(min=_LEAST_SHARE)
-    return gap / distance.clamp(min=_LEAST_DISTANCE)
+    return gap.mean(dim=axes, keepdim=True) / share.clamp(min=_LEAST_SHARE)
 
 
 def generator_gradient(difference: Tensor) -> Tensor:

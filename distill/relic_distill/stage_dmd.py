@@ -19,7 +19,7 @@ from relic.checkpoint import read_metadata
 from relic.config import RelicConfig, from_json
 from relic_distill.bidirectional import noised_video
 from relic_distill.causal_loss import ClipBatch, NoiseConfig, draw_sigmas
-from relic_distill.dmd import generator_gradient, score_difference, truth_difference
+from relic_distill.dmd import generator_gradient, known_distance, score_difference, truth_difference
 from relic_distill.loop import torch_generator
 from relic_distill.scores import CausalScore, NoisedVideo, Score, ScoreKind, VideoScore
 from relic_distill.self_forcing import SelfRollout, replay, roll_out
@@ -159,8 +159,7 @@ class DmdStage(WorldStage):
         if self.dmd.anchor:
             known, truth = self.known(rollout.batch), rollout.batch.latents
             difference = difference + self.dmd.anchor * truth_difference(video.latents, truth, known)
-            errors = ((truth - video.latents) * known).abs().mean()
-            figures["known_error"] = float(errors / known.mean().clamp(min=1e-6))
+            figures["known_error"] = float(known_distance(video.latents, truth, known).mean())
         world = self.config.world
         replay(self.model, rollout, generator_gradient(difference)[:, :, 1:], world.memory, world.sampler)
         return figures

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,6 +18,9 @@ from relic_kernels.memory_commit import memory_commit
 from relic_kernels.modulated_norm import gated_residual, modulated_norm
 from relic_kernels.qk_norm_rope_pose import qk_norm_rope_pose
 from relic_kernels.roofline import Shape
+
+OPERATORS = ("memory_attention", "modulated_norm", "gated_residual", "qk_norm_rope_pose", "memory_commit")
+"""What is timed: attention, then operators that work row by row."""
 
 _EPS = 1e-6
 
@@ -62,21 +65,33 @@ def check_all(device: torch.device) -> list[Check]:
     return [check for width in (64, 128) for dtype in BOUNDS for check in checks(device, dtype, width, "triton")]
 
 
-def timings(shape: Shape, device: torch.device, only: str = "") -> Iterator[Timing]:
+def operators_named(part: str) -> tuple[str, ...]:
+    """Operators that are timed and whose names contain `part`.
+
+    Raises:
+        ValueError: when there is none.
+    """
+    named = tuple(name for name in OPERATORS if part in name)
+    if not named:
+        raise ValueError(f"no operator's name contains {part!r}: there are {', '.join(OPERATORS)}")
+    return named
+
+
+def timings(shape: Shape, device: torch.device, operators: Collection[str] = OPERATORS) -> Iterator[Timing]:
     """Median times in bfloat16 at one shape: each operator by its kernel and by PyTorch.
 
     Args:
         shape: of a block.
         device: a GPU.
-        only: part of the operators' names, for some of them.
+        operators: which to time.
     """
-    if only in "memory_attention":
+    if "memory_attention" in operators:
         yield from _attention_timings(shape, device)
-    yield from _row_timings(shape, device, only)
+    yield from _row_timings(shape, device, operators)
 
 
 @torch.no_grad()
-def _row_timings(shape: Shape, device: torch.device, only: str) -> Iterator[Timing]:
+def _row_timings(shape: Shape, device: torch.device, operators: Collection[str]) -> Iterator[Timing]:
     groups, rows, width = shape.block_frames, shape.frame_tokens, shape.width
 
     def draw(*size: int) -> Tensor:
@@ -85,13 +100,14 @@ def _row_timings(shape: Shape, device: torch.device, only: str) -> Iterator[Timi
     x, y, vector, other = draw(groups, rows, width), draw(groups, rows, width), draw(groups, width), draw(groups, width)
     weight, pose, turns = draw(width), draw(groups, 1, width), _turns(shape.tokens, shape.head_width, device)
     k, v = (draw(groups, rows, shape.heads, shape.head_width) for _ in range(2))
-    for name, run in (
-        ("modulated_norm", lambda: modulated_norm(x, vector, other, _EPS)),
-        ("gated_residual", lambda: gated_residual(x, y, vector)),
-        ("qk_norm_rope_pose", lambda: qk_norm_rope_pose(x, y, pose, weight, weight, turns, _EPS)),
-        ("memory_commit", lambda: memory_commit(k, v, shape.grid, shape.factor)),
-    ):
-        if only not in name:
+    runs: tuple[Callable[[], object], ...] = (
+        lambda: modulated_norm(x, vector, other, _EPS),
+        lambda: gated_residual(x, y, vector),
+        lambda: qk_norm_rope_pose(x, y, pose, weight, weight, turns, _EPS),
+        lambda: memory_commit(k, v, shape.grid, shape.factor),
+    )
+    for name, run in zip(OPERATORS[1:], runs, strict=True):
+        if name not in operators:
             continue
         yield Timing(operator=name, way="kernel", milliseconds=_median(run))
         with force("reference"):

@@ -5,6 +5,7 @@ import torch
 from relic_app.cli import main
 from relic_app.commands import bench_kernels
 from relic_kernels.checks import Check
+from relic_kernels.timing import OPERATORS, operators_named
 
 
 def test_without_a_gpu_it_says_what_needs_none(capsys, monkeypatch):
@@ -26,6 +27,15 @@ def test_the_roofline_is_written_as_it_is_printed(tmp_path, capsys, monkeypatch)
 def test_unknown_targets_and_names_are_refused(capsys):
     assert main(["bench", "kernels", "--static", "--targets", "sm_70"]) == 2
     assert "unknown targets ['sm_70']: choose from sm_80" in capsys.readouterr().err
+    assert main(["bench", "kernels", "--only", "flash"]) == 2
+    refused = capsys.readouterr().err
+    assert "no operator's name contains 'flash': there are memory_attention, modulated_norm, gated_residual" in refused
+
+
+def test_operators_are_found_by_a_part_of_their_names():
+    assert operators_named("mod") == ("modulated_norm",)
+    assert operators_named("memory") == ("memory_attention", "memory_commit")
+    assert operators_named("") == OPERATORS
 
 
 def test_no_speed_is_printed_on_a_red_check(capsys, monkeypatch):

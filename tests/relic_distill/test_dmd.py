@@ -10,7 +10,7 @@ from relic.model.attention import AttentionContext
 from relic.model.transformer import Control, RelicTransformer, TextKV
 from relic.vae.config import VaeConfig
 from relic_distill.causal_loss import ClipBatch
-from relic_distill.dmd import generator_gradient, guided, score_difference, truth_difference
+from relic_distill.dmd import generator_gradient, guided, known_distance, score_difference, truth_difference
 from relic_distill.init_loss import consistency_loss
 from tests.tiny_networks import INTRINSICS, TINY, random_camera
 
@@ -74,6 +74,9 @@ def test_the_map_to_the_truth_is_the_way_there_where_it_is_known_and_nothing_els
     assert not found[:, :, (0, 3)].any()
     assert not found[2].any()
     torch.testing.assert_close(truth_difference(2 * latents, 2 * truth, known), found)
+    distances = known_distance(latents, truth, known).flatten()
+    half_known = (truth - latents)[1, :, 1].abs().mean() * 0.8 + (truth - latents)[1, :, 2].abs().mean() * 0.2
+    torch.testing.assert_close(distances, torch.stack([way.abs().mean(), half_known, torch.zeros(())]))
 
 
 def test_a_critic_trained_by_flow_matching_reaches_the_true_score() -> None:

@@ -90,8 +90,9 @@ def _accuracy() -> tuple[str, list[str]]:
 
 def _times(only: str) -> tuple[str, list[str]]:
     from relic_kernels.tables import accuracy_table, timing_table
-    from relic_kernels.timing import check_all, gpu, timings
+    from relic_kernels.timing import check_all, gpu, operators_named, timings
 
+    operators = operators_named(only)
     device = gpu()
     found = check_all(device)
     faults = [check.fault for check in found if not check.passed]
@@ -99,7 +100,7 @@ def _times(only: str) -> tuple[str, list[str]]:
     if faults:
         return text, [*faults, "no times: an operator is wrong here"]
     for shape in map(_shape, PRESETS):
-        text += f"\n{shape.title}:\n\n" + timing_table(timings(shape, device, only))
+        text += f"\n{shape.title}:\n\n" + timing_table(timings(shape, device, operators))
     return text, []
 
 
