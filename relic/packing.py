@@ -17,13 +17,13 @@ _ROWS = 64
 """About as many rows as a block has; the layout depends on it, the result does not."""
 
 
-Written = tuple[tuple[int, int], ...]
-"""Where tensors lie and how often each was written: equal as long as what was made of them still holds."""
+Written = tuple[int, int]
+"""Where a tensor lies and how often it was written: equal as long as what was made of it still holds."""
 
 
-def written_as(*tensors: Tensor) -> Written:
+def written_as(tensor: Tensor) -> Written:
     """See `Written`."""
-    return tuple((tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version) for tensor in tensors)
+    return tensor.data_ptr(), 0 if tensor.is_inference() else tensor._version
 
 
 class PackedLinear(nn.Linear):
@@ -45,26 +45,28 @@ class PackedLinear(nn.Linear):
         self.weight, self.bias = linear.weight, linear.bias
         self.plain = False
         self._packed: Tensor | None = None
-        self._of: Written = ()
+        self._of: Written = (0, 0)
 
     def forward(self, x: Tensor) -> Tensor:
         """`(..., in_features)` -> `(..., out_features)`."""
-        return self._product(x, "none", "") if self._packs(x) else super().forward(x)
+        weight = self.weight
+        return self._product(x, weight, "none", "") if self._packs(x, weight) else super().forward(x)
 
     def with_gelu(self, x: Tensor, approximate: str) -> Tensor:
         """`F.gelu` of the layer's output, in the product's own pass where it is packed."""
-        if self._packs(x):
-            return self._product(x, "gelu", approximate)
+        weight = self.weight
+        if self._packs(x, weight):
+            return self._product(x, weight, "gelu", approximate)
         return nn.functional.gelu(super().forward(x), approximate=approximate)
 
-    def _packs(self, x: Tensor) -> bool:
-        narrow = x.dtype == self.weight.dtype == torch.bfloat16
-        return narrow and not self.plain and not torch.is_grad_enabled() and self.weight.device.type == "cpu"
+    def _packs(self, x: Tensor, weight: Tensor) -> bool:
+        narrow = x.dtype == weight.dtype == torch.bfloat16
+        return narrow and weight.is_cpu and not self.plain and not torch.is_grad_enabled()
 
-    def _product(self, x: Tensor, activation: str, algorithm: str) -> Tensor:
-        written = written_as(self.weight)
+    def _product(self, x: Tensor, weight: Tensor, activation: str, algorithm: str) -> Tensor:
+        written = written_as(weight)
         if self._packed is None or self._of != written:
-            self._packed, self._of = torch.ops.mkldnn._reorder_linear_weight(self.weight.detach(), _ROWS), written
+            self._packed, self._of = torch.ops.mkldnn._reorder_linear_weight(weight.detach(), _ROWS), written
         out = torch.ops.mkldnn._linear_pointwise(x, self._packed, self.bias, activation, [], algorithm)
         return cast(Tensor, out)
 

@@ -100,13 +100,13 @@ class ConditionEmbedder(nn.Module):
         self.time_proj = nn.Linear(config.dim, 6 * config.dim)
         self.text_embedder = TwoLayerEmbedder(config.text_dim, config.dim, nn.GELU(approximate="tanh"))
         self._times: dict[tuple[float, ...], tuple[Tensor, Tensor]] = {}
-        self._times_of: Written = ()
+        self._times_of: list[Written] = []
 
     def time(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F)` -> embedding `(B, F, M)` and the six modulations `(B, F, 6, M)`."""
         if not self.keeps_times or torch.is_grad_enabled() or sigma.device.type != "cpu":
             return self._time(sigma)
-        written = written_as(*self.time_embedder.parameters(), *self.time_proj.parameters())
+        written = [written_as(one) for one in (*self.time_embedder.parameters(), *self.time_proj.parameters())]
         if self._times_of != written or len(self._times) >= _KEPT_TIMES:
             self._times, self._times_of = {}, written
         levels = (*sigma.shape, *sigma.flatten().tolist())
