@@ -48,10 +48,11 @@ def walk_speed(world: World, seconds: float, steps: int | None = None) -> WalkSp
     Raises:
         ValueError: for less than a block, or no step.
     """
-    config, engine = world.config, started_engine(world.with_steps(steps))
-    blocks = round(seconds * config.fps / engine.frames_per_block)
+    world = world.with_steps(steps)
+    engine = started_engine(world)
+    blocks = round(seconds * world.config.fps / engine.frames_per_block)
     if blocks < 1:
-        raise ValueError(f"{seconds:g} s is less than a block of {engine.frames_per_block / config.fps:g} s")
+        raise ValueError(f"{seconds:g} s is less than a block of {engine.frames_per_block / world.config.fps:g} s")
     walk = action_from_keys(_WALK, Speeds())
     for _ in range(2):
         engine.step(walk)

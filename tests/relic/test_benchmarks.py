@@ -125,6 +125,18 @@ def test_a_walk_is_counted_in_frames() -> None:
         walk_speed(World.tiny(), seconds=0.01)
 
 
+def test_every_block_of_a_walk_takes_the_steps_that_were_asked() -> None:
+    world, passes = World.tiny(), []
+    world.model.register_forward_hook(lambda *_: passes.append(1))
+    counts = []
+    for steps in (1, 3):
+        passes.clear()
+        walk_speed(world, seconds=1.0, steps=steps)
+        counts.append(len(passes))
+    warm_up, walked = 2, 4
+    assert counts == [2 + (warm_up + walked) * (steps + 1) for steps in (1, 3)]
+
+
 def test_start_up_is_told_stage_by_stage(tmp_path: Path) -> None:
     World.tiny().save(tmp_path)
     stages = start_up(tmp_path)
