@@ -62,8 +62,8 @@ class BidirectionalContext:
         return attend_as_chosen(q.flatten(1, 2), k_all, v.flatten(1, 2)).unflatten(1, q.shape[1:3])
 
 
-class SelfAttention(nn.Module):
-    """Self-attention whose queries and keys carry the camera pose (paper, section 4.1.2)."""
+class Attention(nn.Module):
+    """The layers of Wan's attention, to itself or to the prompt."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -74,6 +74,10 @@ class SelfAttention(nn.Module):
         self.to_out = nn.ModuleList([nn.Linear(config.dim, config.dim)])
         self.norm_q = RMSNorm(config.dim, config.eps)
         self.norm_k = RMSNorm(config.dim, config.eps)
+
+
+class SelfAttention(Attention):
+    """Self-attention whose queries and keys carry the camera pose (paper, section 4.1.2)."""
 
     def forward(self, x: Tensor, pose: Tensor, context: AttentionContext, layer: int) -> Tensor:
         """`x` `(B, F, L, M)`, `pose` `(B, F, 1 or L, M)` -> `(B, F, L, M)`."""
@@ -99,18 +103,8 @@ class SelfAttention(nn.Module):
         return rotate(heads, turn).reshape(q.shape), self.norm_k(k + pose)
 
 
-class CrossAttention(nn.Module):
+class CrossAttention(Attention):
     """Attention to the prompt; its keys and values are made once a prompt."""
-
-    def __init__(self, config: ModelConfig) -> None:
-        super().__init__()
-        self.num_heads = config.num_heads
-        self.to_q = nn.Linear(config.dim, config.dim)
-        self.to_k = nn.Linear(config.dim, config.dim)
-        self.to_v = nn.Linear(config.dim, config.dim)
-        self.to_out = nn.ModuleList([nn.Linear(config.dim, config.dim)])
-        self.norm_q = RMSNorm(config.dim, config.eps)
-        self.norm_k = RMSNorm(config.dim, config.eps)
 
     def keys_values(self, text: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, S, M)` -> keys and values `(B, S, H, D)`."""
