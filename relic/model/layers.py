@@ -42,12 +42,12 @@ class WideLayerNorm(nn.LayerNorm):
 
     def forward(self, x: Tensor) -> Tensor:
         """Normalise the last axis."""
-        if mixes(x, self.weight):
+        if _mixes(x, self.weight):
             return super().forward(x)
         return super().forward(x.to(self.weight.dtype)).to(x.dtype)
 
 
-def mixes(x: Tensor, weight: Tensor) -> bool:
+def _mixes(x: Tensor, weight: Tensor) -> bool:
     """Whether torch's LayerNorm takes `x` beside parameters that are wider: the processor's does, without a copy."""
     if x.dtype == weight.dtype:
         return True
@@ -158,7 +158,7 @@ def modulate(x: Tensor, shift: Tensor, scale: Tensor, eps: float) -> Tensor:
     if chosen(x) == "triton":
         shift, scale = (y.squeeze(2).flatten(0, 1) for y in (shift, scale))
         return relic_kernels.modulated_norm(x.flatten(0, 1), shift, scale, eps).view_as(x)
-    if shift.numel() == x.shape[-1] and mixes(x, shift) and not torch.is_grad_enabled():
+    if shift.numel() == x.shape[-1] and _mixes(x, shift) and not torch.is_grad_enabled():
         return F.layer_norm(x, x.shape[-1:], 1 + scale.flatten(), shift.flatten(), eps)
     wide = x.to(torch.promote_types(x.dtype, torch.float32))
     normed = F.layer_norm(wide, x.shape[-1:], eps=eps).to(shift.dtype)
