@@ -30,7 +30,9 @@ _ATTENTION = {
 
 
 class MatrixProducts(TorchDispatchMode):
-    """Records every matrix product under its `with`; fused attention counts as its two products.
+    """Records every matrix product under its `with`, without the activation that a packed one may end with.
+
+    Fused attention counts as its two products.
 
     Attributes:
         jobs: one call for each product, on the operands that were recorded.
@@ -49,7 +51,8 @@ class MatrixProducts(TorchDispatchMode):
         kwargs = kwargs or {}
         out = func(*args, **kwargs)
         if func in _PRODUCTS:
-            self.jobs.append(lambda: func(*args, **kwargs))
+            alone = (*args[:3], "none", [], "") if _packed is not None and func is _packed.default else args
+            self.jobs.append(lambda: func(*alone, **kwargs))
             inner = args[1 if func in (_aten.addmm.default, _aten.baddbmm.default) else 0].shape[-1]
             self.flops += 2 * inner * out.numel()
         elif func in _ATTENTION:

@@ -106,6 +106,22 @@ def test_a_world_in_bfloat16_is_packed_and_its_products_are_seen(tmp_path: Path)
     assert seen.flops == 2 * 3 * linear.in_features * linear.out_features
 
 
+def test_products_alone_are_recorded_without_the_activation_they_end_with() -> None:
+    packed, x = some_network(), torch.randn(5, 48).bfloat16()
+    pack_linears(packed)
+    layer = packed[0]
+    if not isinstance(layer, PackedLinear):
+        assert not packing.packs()
+        return
+    with torch.inference_mode():
+        product, activated = layer(x), layer.with_gelu(x, "tanh")
+        seen = products_of(lambda: layer.with_gelu(x, "tanh"))
+        (job,) = seen.jobs
+        assert torch.equal(job(), product)
+    assert not torch.equal(activated, product)
+    assert seen.flops == 2 * 5 * 48 * 96
+
+
 def test_a_processor_without_such_products_is_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: False)
     network = some_network()
