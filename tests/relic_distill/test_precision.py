@@ -161,8 +161,13 @@ def test_bfloat16_trains_and_what_is_kept_stays_float32(
     assert found.keys() == wanted.keys()
     for name, gradient in found.items():
         assert gradient.dtype == torch.float32
+        if name.endswith("attn2.to_k.bias"):
+            # softmax hardly minds what is added to every key: such a gradient is what is left of a sum that cancels
+            whole = wanted[name.replace("bias", "weight")].norm()
+            assert (gradient - wanted[name]).norm() < 0.25 * whole, name
+            continue
         alike = torch.nn.functional.cosine_similarity(gradient.flatten(), wanted[name].flatten(), dim=0)
-        assert alike > 0.9 or wanted[name].abs().max() < 1e-6, name
+        assert alike > 0.97 or wanted[name].abs().max() < 1e-6, name
 
     stage, config = make(kind), LoopConfig(steps=2, warmup=0, runtime=Runtime(mixed_precision="bf16"))
     before = {name: value.clone() for name, value in stage.modules["model"].state_dict().items()}
