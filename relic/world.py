@@ -54,6 +54,7 @@ class World:
     ) -> None:
         self.config = config
         self.model = model.eval().requires_grad_(False)
+        self.model.fuse()
         self.vae = vae.eval().requires_grad_(False)
         self.text_encoder = text_encoder
         self.intrinsics = world_intrinsics(config)

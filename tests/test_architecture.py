@@ -20,7 +20,7 @@ PACKAGES = {
     "relic_distill": ROOT / "distill" / "relic_distill",
     "relic_app": ROOT / "app" / "relic_app",
 }
-SOURCE_SUFFIXES = {".py", ".sh", ".js", ".css", ".html"}
+SOURCE_SUFFIXES = {".py", ".sh", ".js", ".css", ".html", ".cpp", ".h"}
 MAX_FILE_LINES = 400
 MAX_FUNCTION_LINES = 60
 UNSAFE_MODULES = {"pickle", "cPickle", "cloudpickle", "dill", "joblib", "marshal", "shelve"}

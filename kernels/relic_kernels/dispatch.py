@@ -41,6 +41,11 @@ def chosen(tensor: Tensor) -> Implementation:
     return "triton" if tensor.device.type == "cuda" else "reference"
 
 
+def is_forced() -> bool:
+    """Whether `force` holds now: then nothing but the named implementation may run."""
+    return bool(_forced)
+
+
 def launched_on(tensor: Tensor) -> AbstractContextManager[None]:
     """Make a tensor's GPU the current one inside a `with`: Triton launches there, whatever its tensors' device.
 

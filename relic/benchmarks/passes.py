@@ -1,8 +1,9 @@
 """A block's network time beside its matrix products alone, and beside the same block written plainly.
 
-The plain ways are what the definitions say, word for word: the memory's keys are joined and rotated at every layer of
-every pass, the prompt's keys and values are made at every pass, and weights in bfloat16 are laid out for the processor
-at every product.
+Where the blocks are computed by C++, torch's operators are one way of those that are timed, and its products are the
+floor of that way. The plain ways call torch's operators and do what the definitions say, word for word: the memory's
+keys are joined and rotated at every layer of every pass, the prompt's keys and values are made at every pass, and
+weights in bfloat16 are laid out for the processor at every product.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from relic.packing import PackedLinear, unpacked
 from relic.rollout import denoise_block
 from relic.world import World
 from relic_kernels.attention_backends import attend_as_chosen
+from relic_kernels.dispatch import force
 
 
 class PlainContext(MemoryContext):
@@ -64,8 +66,9 @@ class PassTimes:
 
     Attributes:
         block: as it is played.
-        products: its matrix products alone.
-        plain: by each plain way alone, and by all of them; weights that are not packed have no such way.
+        products: its matrix products alone, by torch.
+        plain: by torch's operators, then by each plain way alone and by all of them; left out where a way is the one
+            before: blocks that C++ cannot compute, weights that are not packed.
         flops: of the products.
     """
 
@@ -75,6 +78,7 @@ class PassTimes:
     flops: int
 
 
+OPERATORS = "torch's operators"
 JOINED, EMBEDDED = "memory joined and rotated at every layer", "prompt embedded at every pass"
 UNPACKED, ALL = "weights laid out at every product", "all of these"
 
@@ -105,8 +109,8 @@ def pass_times(world: World, memory: MemoryConfig, seconds: float, repeats: int)
         with unpacked(model):
             return block(context_of, embed_prompt=embed_prompt)
 
-    products = products_of(block)
-    ways: dict[str, Callable[[], object]] = {
+    ways: dict[str, Callable[[], Tensor]] = {
+        OPERATORS: block,
         JOINED: lambda: block(PlainContext),
         EMBEDDED: lambda: block(embed_prompt=True),
         UNPACKED: laid_out,
@@ -114,8 +118,24 @@ def pass_times(world: World, memory: MemoryConfig, seconds: float, repeats: int)
     }
     if not any(isinstance(module, PackedLinear) for module in model.modules()):
         del ways[UNPACKED]
-    played, alone, *plain = (1e3 * time for time in medians_s((block, products.run, *ways.values()), repeats))
+    with force("reference"):
+        products = products_of(block)
+    if model.fused is None:
+        del ways[OPERATORS]
+    plainly = [_by_operators(way) for way in ways.values()]
+    times = medians_s((block, products.run, *plainly), repeats)
+    played, alone, *plain = (1e3 * time for time in times)
     return PassTimes(block=played, products=alone, plain=dict(zip(ways, plain, strict=True)), flops=products.flops)
+
+
+def _by_operators(way: Callable[[], Tensor]) -> Callable[[], Tensor]:
+    """A way that calls torch's operators, whatever could do it at once."""
+
+    def called() -> Tensor:
+        with force("reference"):
+            return way()
+
+    return called
 
 
 def _commit_pass(world: World, context: MemoryContext, control: Control, text: TextKV, latents: Tensor) -> Tensor:

@@ -70,6 +70,18 @@ class MemoryContext:
         k[:, :own], v[:, :own] = k_own, v_own
         return k, v
 
+    def slots(self, layers: int, like: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """See `relic.model.attention.SlottedContext.slots`."""
+        view = self._memory.view(like.shape[1] * like.shape[2])
+        if view.k is None or view.v is None:
+            alone = like.flatten(1, 2)
+            return [torch.empty_like(alone) for _ in range(layers)], [torch.empty_like(alone) for _ in range(layers)]
+        return [view.k[layer] for layer in range(layers)], [view.v[layer] for layer in range(layers)]
+
+    def keep(self, k: Sequence[Tensor], v: Sequence[Tensor]) -> None:
+        """See `relic.model.attention.SlottedContext.keep`."""
+        self._own = list(zip(k, v, strict=True))
+
     @property
     def own_kv(self) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
         """Keys (before RoPE) and values of the last pass: `(B, F, L, H, D)` of each layer, where it computed them."""

@@ -5,7 +5,8 @@ Axes: B batch, F latent frames, L tokens of a frame, H heads, D head width, M mo
 
 from __future__ import annotations
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,24 @@ class AttentionContext(Protocol):
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attention output `(B, F, L, H, D)` for rotated `q`, and `k`, `v` of the same shape."""
+        ...
+
+
+@runtime_checkable
+class SlottedContext(AttentionContext, Protocol):
+    """A context whose keys and values lie ready in buffers, with slots for the block's own."""
+
+    def slots(self, layers: int, like: Tensor) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+        """Rotated keys and values to attend to: `(B, F L + K, H, D)` of each layer, the first F L to be written.
+
+        Args:
+            layers: of the network.
+            like: `(B, F, L, H, D)` of the precision and size of the block's own.
+        """
+        ...
+
+    def keep(self, k: Sequence[Tensor], v: Sequence[Tensor]) -> None:
+        """Take note of the block's own keys (before RoPE) and values: `(B, F, L, H, D)` of each layer."""
         ...
 
 

@@ -19,10 +19,12 @@ from torch import Tensor, nn
 from relic.camera import Intrinsics
 from relic.checkpoint import load_into
 from relic.config import ModelConfig
-from relic.model.attention import AttentionContext, CrossAttention, SelfAttention
+from relic.model.attention import AttentionContext, CrossAttention, SelfAttention, SlottedContext
 from relic.model.conditioning import ActionEncoder, CameraConditioning, PoseEncoder
+from relic.model.fused_blocks import FusedBlocks
 from relic.model.layers import (
     FeedForward,
+    GELUProjection,
     PatchEmbedding,
     TwoLayerEmbedder,
     WideLayerNorm,
@@ -32,6 +34,7 @@ from relic.model.layers import (
 )
 from relic.packing import Written, written_as
 from relic.parallel.sequence import SequenceParallel, ShardedAttention
+from relic_kernels.frame_blocks import BlockWeights
 
 KEPT_IN_FLOAT32 = ("time_embedder", "scale_shift_table", "norm2", "guide_skip")
 """Parameters that stay float32 in a network of less precision: those that diffusers keeps of Wan's, and what passes the
@@ -133,6 +136,36 @@ class RelicBlock(nn.Module):
         self.norm2 = WideLayerNorm(config.dim, config.eps)
         self.ffn = FeedForward(config.dim, config.ffn_dim, config.gelu_approximate)
 
+    def weights(self) -> BlockWeights:
+        """Its parameters, for `relic_kernels.frame_blocks`."""
+        own, text = self.attn1, self.attn2
+        widen, narrow = cast(GELUProjection, self.ffn.net[0]).proj, cast(nn.Linear, self.ffn.net[2])
+        out, text_out = cast(nn.Linear, own.to_out[0]), cast(nn.Linear, text.to_out[0])
+        return BlockWeights(
+            q=own.to_q.weight,
+            q_bias=own.to_q.bias,
+            k=own.to_k.weight,
+            k_bias=own.to_k.bias,
+            v=own.to_v.weight,
+            v_bias=own.to_v.bias,
+            out=out.weight,
+            out_bias=out.bias,
+            norm_q=own.norm_q.weight,
+            norm_k=own.norm_k.weight,
+            text_q=text.to_q.weight,
+            text_q_bias=text.to_q.bias,
+            text_out=text_out.weight,
+            text_out_bias=text_out.bias,
+            text_norm_q=text.norm_q.weight,
+            widen=widen.weight,
+            widen_bias=widen.bias,
+            narrow=narrow.weight,
+            narrow_bias=narrow.bias,
+            text_norm=self.norm2.weight,
+            text_norm_bias=self.norm2.bias,
+            modulation=self.scale_shift_table,
+        )
+
     def forward(
         self,
         x: Tensor,
@@ -157,12 +190,14 @@ class RelicTransformer(nn.Module):
 
     Attributes:
         parallel: the ranks that share its sequence (see `relic.parallel.sequence`); None for one process.
+        fused: computes the blocks where it can, see `fuse`; None where they compute themselves.
     """
 
     def __init__(self, config: ModelConfig, intrinsics: Intrinsics) -> None:
         super().__init__()
         self.config = config
         self.parallel: SequenceParallel | None = None
+        self.fused: FusedBlocks | None = None
         self.patch_embedding = PatchEmbedding(config.in_channels, config.dim, config.patch_size)
         if config.guide_channels:
             self.guide_embedding = nn.Linear(config.guide_channels * config.patch_size**2, config.dim, bias=False)
@@ -271,6 +306,21 @@ class RelicTransformer(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.data = parameter.data.to(self.dtype_of(name, dtype))
 
+    def fuse(self) -> str | None:
+        """Let C++ compute the blocks from now on, in passes over one latent frame without gradients on a processor.
+
+        For a network that is played: hooks on its blocks and layers put in their place are not seen.
+
+        Returns:
+            Why it cannot be, and the way out; None where it is.
+        """
+        try:
+            self.fused = FusedBlocks([cast(RelicBlock, block).weights() for block in self.blocks], self.config)
+        except ValueError as error:
+            self.fused = None
+            return str(error)
+        return None
+
     def _patches(self, cells: Tensor) -> Tensor:
         size = self.config.patch_size
         return rearrange(cells, "b c f (y p) (x q) -> b f (y x) (c p q)", p=size, q=size)
@@ -302,8 +352,7 @@ class RelicTransformer(nn.Module):
         if control.guide is not None:
             x = x + control.guide.tokens.to(x.device)
         embedded, modulation = self.condition_embedder.time(sigma)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, modulation, control.actions[layer], control.poses[layer], text.layers[layer], context, layer)
+        x = self._through_blocks(x, modulation, control, text, context)
         table = self.scale_shift_table.to(x.device)
         shift, scale = (table + embedded.unsqueeze(2).to(x.device)).unsqueeze(3).unbind(2)
         out = self.proj_out(modulate(x, shift, scale, self.config.eps))
@@ -314,6 +363,16 @@ class RelicTransformer(nn.Module):
         rows, _ = self.config.grid
         velocity = rearrange(out, "b f (y x) (p q c) -> b c f (y p) (x q)", y=rows, p=size, q=size)
         return velocity.to(latents)
+
+    def _through_blocks(
+        self, x: Tensor, modulation: Tensor, control: Control, text: TextKV, context: AttentionContext
+    ) -> Tensor:
+        if self.fused is not None and self.fused.takes(x, context):
+            slotted = cast(SlottedContext, context)
+            return self.fused(x, modulation, control.actions, control.poses, text.layers, slotted)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, modulation, control.actions[layer], control.poses[layer], text.layers[layer], context, layer)
+        return x
 
 
 def _init_linears(module: nn.Module) -> None:

@@ -1,0 +1,217 @@
+"""All transformer blocks of a network for the tokens of one frame, on a processor, in one call.
+
+`reference.py` says what is computed; the C++ does it without a copy, with activations in float32 between products.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from relic_kernels.dispatch import require
+from relic_kernels.native import library, why_not
+
+MAX_TOKENS = 64
+"""Tokens of a frame at most: the lanes of the C++."""
+MAX_HEAD = 256
+
+Gelu = Literal["none", "tanh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockWeights:
+    """Weights of one block; M width, D head width, N hidden width.
+
+    Matrices are `(outputs, inputs)` as torch's linear layers hold them, all of one dtype but for the last three.
+
+    Attributes:
+        q, k, v, out: self-attention, each with its bias.
+        norm_q, norm_k: `(M,)` of its RMS norms.
+        text_q, text_out, text_norm_q: attention to the prompt.
+        widen: `(N, M)` first layer of the feed-forward network.
+        narrow: `(M, N)` second layer.
+        text_norm, text_norm_bias: `(M,)` float32 of the LayerNorm before the attention to the prompt.
+        modulation: `(1, 6, M)` float32, added to each pass's.
+    """
+
+    q: Tensor
+    q_bias: Tensor
+    k: Tensor
+    k_bias: Tensor
+    v: Tensor
+    v_bias: Tensor
+    out: Tensor
+    out_bias: Tensor
+    norm_q: Tensor
+    norm_k: Tensor
+    text_q: Tensor
+    text_q_bias: Tensor
+    text_out: Tensor
+    text_out_bias: Tensor
+    text_norm_q: Tensor
+    widen: Tensor
+    widen_bias: Tensor
+    narrow: Tensor
+    narrow_bias: Tensor
+    text_norm: Tensor
+    text_norm_bias: Tensor
+    modulation: Tensor
+
+    def tensors(self) -> tuple[Tensor, ...]:
+        """All of them, in the order of the C++ structure."""
+        return tuple(getattr(self, name) for name in _WEIGHTS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockInputs:
+    """What one block of a pass reads and writes beside its tokens, of the weights' dtype; L tokens, H heads.
+
+    Attributes:
+        action: `(M,)` added to every token after self-attention.
+        pose: `(1, M)` or `(L, M)` added to queries and keys before their norms.
+        text_k, text_v: `(S, H, D)` keys and values of the prompt.
+        keys, values: `(T, H, D)` rotated keys, and values, to attend to; the first L are written: the block's own.
+        own_k, own_v: `(L, H, D)`, written: the block's keys before their rotation, and values.
+    """
+
+    action: Tensor
+    pose: Tensor
+    text_k: Tensor
+    text_v: Tensor
+    keys: Tensor
+    values: Tensor
+    own_k: Tensor
+    own_v: Tensor
+
+
+_WEIGHTS = tuple(one.name for one in fields(BlockWeights))
+_INPUTS = tuple(one.name for one in fields(BlockInputs))
+_WIDE = ("text_norm", "text_norm_bias", "modulation")
+_SIZES = ("tokens", "dim", "heads", "hidden", "text_tokens", "pose_rows", "exact_gelu", "threads")
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_int32) for name in _SIZES), ("eps", ctypes.c_float)]
+
+
+class _Weights(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in _WEIGHTS]
+
+
+class _Inputs(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_void_p) for name in _INPUTS), ("memory_tokens", ctypes.c_int64)]
+
+
+class FrameBlocks:
+    """The blocks of one network, ready to run; the weights are read where they lie.
+
+    Args:
+        layers: weights of each block.
+        heads: H; it divides M into heads of an even width of at most 256.
+        eps: of all norms.
+        gelu: `tanh`, or `none` for the exact one.
+
+    Raises:
+        ValueError: for weights that do not fit, or where the C++ cannot run; it says why.
+    """
+
+    def __init__(self, layers: Sequence[BlockWeights], heads: int, eps: float, gelu: Gelu) -> None:
+        first = layers[0]
+        self.dtype, self._dim, self._hidden = first.q.dtype, first.q.shape[1], first.widen.shape[0]
+        why = why_not(self.dtype)
+        require(why is None, f"the C++ blocks cannot run here: {why}")
+        width = self._dim // heads
+        require(
+            self._dim % heads == 0 and width % 2 == 0 and width <= MAX_HEAD,
+            f"{heads} heads of a width of {self._dim}: a head's must be even and at most {MAX_HEAD}",
+        )
+        for layer in layers:
+            _check_weights(layer, self._dim, self._hidden, self.dtype)
+        self._layers = tuple(layers)
+        self._places = _places(layers)
+        self._weights = (_Weights * len(layers))(*(_Weights(*map(Tensor.data_ptr, one.tensors())) for one in layers))
+        self._heads, self._eps, self._exact = heads, eps, gelu == "none"
+        name = "bfloat16" if self.dtype == torch.bfloat16 else "float32"
+        self._run = getattr(library(), f"relic_frame_blocks_{name}")
+
+    def holds(self) -> bool:
+        """Whether the weights lie where they lay: those of a network that was cast or moved do not."""
+        return self._places == _places(self._layers)
+
+    def __call__(
+        self, x: Tensor, modulation: Tensor, rotation: Tensor, inputs: Sequence[BlockInputs], threads: int
+    ) -> Tensor:
+        """Run all blocks.
+
+        Args:
+            x: `(L, M)` tokens, L at most 64.
+            modulation: `(6, M)` float32 shift, scale and gate of self-attention, then of the feed-forward network.
+            rotation: `(L, D / 2)` complex64, turns queries and keys.
+            inputs: of each block; some of them are written.
+            threads: at most.
+
+        Returns:
+            `(L, M)`.
+
+        Raises:
+            ValueError: for tensors that do not fit, or weights that lie elsewhere now.
+        """
+        require(self.holds(), "the weights were cast or moved since: make the blocks anew")
+        tokens, width = x.shape[0], self._dim // self._heads
+        require(0 < tokens <= MAX_TOKENS, f"x of {tokens} tokens: 1 to {MAX_TOKENS} fit")
+        require(len(inputs) == len(self._layers), f"{len(inputs)} inputs for {len(self._layers)} blocks")
+        _check("x", x, (tokens, self._dim), self.dtype)
+        _check("modulation", modulation, (6, self._dim), torch.float32)
+        _check("rotation", rotation, (tokens, width // 2), torch.complex64)
+        text_tokens, poses = len(inputs[0].text_k), len(inputs[0].pose)
+        require(poses in (1, tokens), f"{poses} poses for {tokens} tokens: give one, or one for each")
+        for one in inputs:
+            self._check_inputs(one, tokens, text_tokens, poses)
+        rows = (_Inputs * len(inputs))(
+            *(_Inputs(*(getattr(one, name).data_ptr() for name in _INPUTS), len(one.keys)) for one in inputs)
+        )
+        counts = (tokens, self._dim, self._heads, self._hidden, text_tokens, poses, self._exact, max(1, threads))
+        out = torch.empty_like(x)
+        places = (ctypes.c_void_p(one.data_ptr()) for one in (x, out, modulation, rotation))
+        if self._run(ctypes.byref(_Sizes(*counts, self._eps)), self._weights, rows, len(rows), *places):
+            raise MemoryError("no room for the activations of a pass")
+        return out
+
+    def _check_inputs(self, one: BlockInputs, tokens: int, text_tokens: int, poses: int) -> None:
+        heads, width = self._heads, self._dim // self._heads
+        require(len(one.keys) >= tokens, f"{len(one.keys)} keys leave no room for the {tokens} that a pass writes")
+        _check("action", one.action, (self._dim,), self.dtype)
+        _check("pose", one.pose, (poses, self._dim), self.dtype)
+        for name in ("text_k", "text_v"):
+            _check(name, getattr(one, name), (text_tokens, heads, width), self.dtype)
+        for name in ("keys", "values"):
+            _check(name, getattr(one, name), (len(one.keys), heads, width), self.dtype)
+        for name in ("own_k", "own_v"):
+            _check(name, getattr(one, name), (tokens, heads, width), self.dtype)
+
+
+def _places(layers: Sequence[BlockWeights]) -> tuple[int, ...]:
+    return tuple(weight.data_ptr() for layer in layers for weight in layer.tensors())
+
+
+def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    fits = tensor.shape == shape and tensor.dtype == dtype and tensor.is_contiguous() and tensor.is_cpu
+    require(
+        fits,
+        f"{name} is {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}, "
+        f"{'' if tensor.is_contiguous() else 'not '}contiguous: it must be {shape} of {dtype}, contiguous, on the CPU",
+    )
+
+
+def _check_weights(layer: BlockWeights, dim: int, hidden: int, dtype: torch.dtype) -> None:
+    shapes = {"widen": (hidden, dim), "widen_bias": (hidden,), "narrow": (dim, hidden), "modulation": (1, 6, dim)}
+    matrices = dict.fromkeys(("q", "k", "v", "out", "text_q", "text_out"), (dim, dim))
+    require(dim % 2 == 0 and hidden % 2 == 0, f"widths {dim} and {hidden} must be even")
+    for name in _WEIGHTS:
+        shape = shapes.get(name, matrices.get(name, (dim,)))
+        _check(name, getattr(layer, name), shape, torch.float32 if name in _WIDE else dtype)

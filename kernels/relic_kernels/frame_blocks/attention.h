@@ -1,0 +1,171 @@
+// Attention of LANES queries to any number of keys, by blocks of keys with a running maximum.
+#pragma once
+
+#include "../native/rows.h"
+
+constexpr int KEYS = 20 * ROWS;    // of a block
+constexpr int WIDEST_HEAD = 256;
+constexpr float HEADROOM = 8.f;    // powers of two by which a logit may exceed the maximum before all is scaled anew
+
+template <class T> struct Memory {
+    const typename T::Scalar *keys, *values;   // (tokens, heads, dim)
+    long tokens;
+    int heads, dim;
+    long stride() const { return long(heads) * dim; }
+};
+
+// What one head has gathered from the keys it has seen: out (dim, LANES), to be divided by the sum; peak and sum (LANES).
+struct Gathered {
+    float *out, *peak, *sum;
+    static size_t floats(int dim) { return size_t(dim + 2) * LANES; }
+    static Gathered at(float *room, int dim) { return {room, room + dim * LANES, room + (dim + 1) * LANES}; }
+};
+
+template <class T> class Attention {
+    alignas(64) float logits[KEYS][CHUNK];
+    alignas(64) uint32_t weights[KEYS / T::PER_WORD][CHUNK];
+    alignas(64) uint32_t values[KEYS / T::PER_WORD * WIDEST_HEAD];
+
+public:
+    // Some heads over keys `first` to `last`. Queries (heads dim / PER_WORD, LANES) are words, scaled by
+    // log2(e) / sqrt(dim); `room` has Gathered::floats for each head of the memory.
+    void run(const uint32_t *queries, const Memory<T> &memory, long first, long last, Share heads, float *room) {
+        const int dim = memory.dim, many = heads.last - heads.first;
+        const long stride = memory.stride();
+        for (int head = heads.first; head < heads.last; ++head)
+            clear(Gathered::at(room + head * Gathered::floats(dim), dim), dim);
+        for (; first < last; first += KEYS) {
+            const int count = int(last - first < KEYS ? last - first : KEYS);
+            const long ahead = last - first - count < KEYS ? last - first - count : KEYS;
+            for (int head = heads.first; head < heads.last; ++head) {
+                const Share next = Share::of(int(ahead * stride), head - heads.first, many);
+                fetch(memory.keys + (first + count) * stride, next);
+                fetch(memory.values + (first + count) * stride, next);
+                const Gathered of = Gathered::at(room + head * Gathered::floats(dim), dim);
+                const long offset = first * stride + head * dim;
+                interleave(memory.values + offset, stride, count, dim);
+                for (int lane = 0; lane < LANES; lane += CHUNK) {
+                    const uint32_t *own = queries + head * dim / T::PER_WORD * LANES + lane;
+                    logits_of(own, memory.keys + offset, stride, count, dim);
+                    for (int v = 0; v < CHUNK; v += WIDTH) weigh(of, lane, v, count, dim);
+                    gather(of.out + lane, dim, (count + T::PER_WORD - 1) / T::PER_WORD);
+                }
+            }
+        }
+    }
+
+private:
+    static void clear(const Gathered &of, int dim) {
+        std::memset(of.out, 0, sizeof(float) * dim * LANES);
+        std::memset(of.sum, 0, sizeof(float) * LANES);
+        for (int i = 0; i < LANES; ++i) of.peak[i] = -INFINITY;
+    }
+
+    // Asks for the next block's numbers: a head's rows lie too far apart for the processor to foresee them.
+    static void fetch(const typename T::Scalar *from, Share numbers) {
+        for (int i = numbers.first; i < numbers.last; i += 64 / sizeof *from) __builtin_prefetch(from + i);
+    }
+
+    template <int R>
+    INLINE void logit_tile(const uint32_t *queries, const uint32_t *keys, long stride, int first, int words) {
+        Floats sums[R][VECTORS_AT_ONCE] = {};
+        multiply<T>(sums, queries, LANES, keys + first * stride, stride, 1, words);
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < VECTORS_AT_ONCE; ++v) store(logits[first + r] + v * WIDTH, sums[r][v]);
+    }
+
+    void logits_of(const uint32_t *queries, const typename T::Scalar *keys, long stride, int count, int dim) {
+        const long row = stride / T::PER_WORD;
+        const int words = dim / T::PER_WORD;
+        int first = 0;
+        const uint32_t *from = (const uint32_t *)keys;
+        for (; first + ROWS <= count; first += ROWS) logit_tile<ROWS>(queries, from, row, first, words);
+        for (; first < count; ++first) logit_tile<1>(queries, from, row, first, words);
+    }
+
+    // Logits to weights; what is gathered already is scaled when the maximum grows.
+    void weigh(const Gathered &of, int lane, int v, int count, int dim) {
+        Floats peak = load<Floats>(of.peak + lane + v), sum = load<Floats>(of.sum + lane + v), top = peak;
+        for (int t = 0; t < count; ++t) top = larger(top, load<Floats>(logits[t] + v));
+        const Ints grown = top > peak + HEADROOM;
+        bool any = false;
+        for (int i = 0; i < WIDTH; ++i) any |= grown[i] != 0;
+        if (any) {
+            const Floats factor = exp2_of(peak - top);
+            peak = top;
+            sum *= factor;
+            for (int d = 0; d < dim; ++d) {
+                float *row = of.out + d * LANES + lane + v;
+                store(row, load<Floats>(row) * factor);
+            }
+        }
+        for (int t = 0; t < count; t += T::PER_WORD) {
+            Floats rows[T::PER_WORD];
+            for (int i = 0; i < T::PER_WORD; ++i) {
+                rows[i] = t + i < count ? exp2_of(load<Floats>(logits[t + i] + v) - peak) : Floats{};
+                sum += rows[i];
+            }
+            store(weights[t / T::PER_WORD] + v, T::pack(rows));
+        }
+        store(of.peak + lane + v, peak);
+        store(of.sum + lane + v, sum);
+    }
+
+    // Values of neighbouring keys side by side, as words; a key that is missing has weight 0.
+    void interleave(const typename T::Scalar *from, long stride, int count, int dim) {
+        for (int t = 0; t < count; t += T::PER_WORD) {
+            uint32_t *to = values + t / T::PER_WORD * dim;
+            const typename T::Scalar *rows[T::PER_WORD];
+            for (int i = 0; i < T::PER_WORD; ++i) rows[i] = from + (t + i < count ? t + i : t) * stride;
+            int d = 0;
+            for (; d + WIDTH <= dim; d += WIDTH) {
+                const typename T::Scalar *here[T::PER_WORD];
+                for (int i = 0; i < T::PER_WORD; ++i) here[i] = rows[i] + d;
+                store(to + d, T::beside(here));
+            }
+            for (; d < dim; ++d) {
+                typename T::Scalar word[T::PER_WORD];
+                for (int i = 0; i < T::PER_WORD; ++i) word[i] = rows[i][d];
+                std::memcpy(to + d, word, 4);
+            }
+        }
+    }
+
+    template <int R> INLINE void gather_tile(float *out, int first, int words, int dim) {
+        Floats sums[R][VECTORS_AT_ONCE];
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < VECTORS_AT_ONCE; ++v)
+                sums[r][v] = load<Floats>(out + (first + r) * LANES + v * WIDTH);
+        multiply<T>(sums, weights[0], CHUNK, values + first, 1, dim, words);
+        for (int r = 0; r < R; ++r)
+            for (int v = 0; v < VECTORS_AT_ONCE; ++v) store(out + (first + r) * LANES + v * WIDTH, sums[r][v]);
+    }
+
+    void gather(float *out, int dim, int words) {
+        int first = 0;
+        for (; first + ROWS <= dim; first += ROWS) gather_tile<ROWS>(out, first, words, dim);
+        for (; first + 4 <= dim; first += 4) gather_tile<4>(out, first, words, dim);
+        for (; first < dim; first += 2) gather_tile<2>(out, first, words, dim);
+    }
+};
+
+// What `parts` threads have gathered of one head, `apart` floats from each other, as words.
+template <class T> void merge(float *room, size_t apart, int parts, int dim, int v, uint32_t *to) {
+    const Gathered first = Gathered::at(room, dim);
+    Floats peak = load<Floats>(first.peak + v * WIDTH), sum = {};
+    for (int i = 1; i < parts; ++i) peak = larger(peak, load<Floats>(first.peak + i * apart + v * WIDTH));
+    for (int i = 0; i < parts; ++i) {
+        const Floats factor = exp2_of(load<Floats>(first.peak + i * apart + v * WIDTH) - peak);
+        sum += load<Floats>(first.sum + i * apart + v * WIDTH) * factor;
+        for (int d = 0; d < dim; ++d) {
+            const float *from = first.out + i * apart + d * LANES + v * WIDTH;
+            float *row = first.out + d * LANES + v * WIDTH;
+            store(row, i == 0 ? load<Floats>(from) * factor : load<Floats>(row) + load<Floats>(from) * factor);
+        }
+    }
+    for (int d = 0; d < dim; d += T::PER_WORD) {
+        Floats rows[T::PER_WORD];
+        for (int i = 0; i < T::PER_WORD; ++i) rows[i] = load<Floats>(first.out + (d + i) * LANES + v * WIDTH) / sum;
+        store(to + d / T::PER_WORD * LANES + v * WIDTH, T::pack(rows));
+    }
+}

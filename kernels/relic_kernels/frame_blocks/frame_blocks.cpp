@@ -1,0 +1,242 @@
+// The blocks of a transformer for the tokens of one frame: README.md has the maths, reference.py the same in PyTorch.
+#include <cstdlib>
+#include <memory>
+
+#include "../native/team.h"
+#include "attention.h"
+
+extern "C" {
+struct Sizes {
+    int32_t tokens, dim, heads, hidden, text_tokens, pose_rows, exact_gelu, threads;
+    float eps;
+};
+
+// Of one block; matrices are (outputs, inputs).
+struct Weights {
+    const void *q, *q_bias, *k, *k_bias, *v, *v_bias, *out, *out_bias, *norm_q, *norm_k;
+    const void *text_q, *text_q_bias, *text_out, *text_out_bias, *text_norm_q;
+    const void *widen, *widen_bias, *narrow, *narrow_bias;
+    const float *text_norm, *text_norm_bias, *modulation;
+};
+
+// Of one block; the first `tokens` rows of keys and values, and own_keys and own_values, are written.
+struct Inputs {
+    const void *action, *pose, *text_keys, *text_values;
+    void *keys, *values, *own_keys, *own_values;
+    int64_t memory_tokens;
+};
+}
+
+namespace {
+
+template <class T> class Pass {
+    typedef typename T::Scalar Scalar;
+    static constexpr int PARTS = 2;    // of a long memory; fixed, so that results do not depend on the threads
+    const Sizes &sizes;
+    const float *given;
+    const int dim, head_dim, words;
+    float *x, *wide, *turn, *gathered, *table;
+    uint32_t *narrow, *queries;
+    const Share all_words;
+
+    static int widest(const Sizes &s) { return s.hidden > 3 * s.dim ? s.hidden : 3 * s.dim; }
+
+    static size_t gathered_floats(const Sizes &s) { return PARTS * s.heads * Gathered::floats(s.dim / s.heads); }
+
+public:
+    static size_t floats_needed(const Sizes &s) {
+        return size_t(LANES) * (2 * s.dim + 2 * widest(s) + s.dim / s.heads) + gathered_floats(s) + 6 * s.dim;
+    }
+
+    Pass(const Sizes &sizes, const float *modulation, float *room)
+        : sizes(sizes), given(modulation), dim(sizes.dim), head_dim(sizes.dim / sizes.heads),
+          words(sizes.dim / T::PER_WORD), all_words{0, sizes.dim / T::PER_WORD} {
+        x = room;                                              // (dim, LANES)
+        wide = x + dim * LANES;                                // (3 dim or hidden, LANES)
+        turn = wide + widest(sizes) * LANES;                   // (head_dim, LANES)
+        narrow = (uint32_t *)(turn + head_dim * LANES);        // as `wide`, in words
+        queries = narrow + widest(sizes) * LANES;              // (dim, LANES), in words
+        gathered = (float *)(queries + dim * LANES);           // (PARTS, heads, Gathered)
+        table = gathered + gathered_floats(sizes);             // (6, dim)
+    }
+
+    void run(const Weights *weights, const Inputs *inputs, int layers, const Scalar *from, Scalar *to,
+             const float *rotation) {
+#pragma omp parallel num_threads(sizes.threads) if (sizes.threads > 1)
+        {
+            const int thread = thread_number(), threads = team_size();
+            if (thread == 0) {
+                rows_of_tokens<T>(from, sizes.tokens, dim, x, all_words);
+                rows_of_tokens<Float32>(rotation, sizes.tokens, head_dim, turn, {0, head_dim});
+            }
+            for (int i = 0; i < layers; ++i) layer(weights[i], inputs[i], thread, threads);
+            barrier();
+            if (thread == 0) {
+                pack<T>(x, dim, narrow, {0, VECTORS});
+                tokens_of_words<T>(narrow, sizes.tokens, dim, to, all_words);
+            }
+        }
+    }
+
+private:
+    void layer(const Weights &w, const Inputs &in, int thread, int threads) {
+        const Share vectors = Share::of(VECTORS, thread, threads), rows = Share::of(6 * dim, thread, threads);
+        for (int i = rows.first; i < rows.last; ++i) table[i] = w.modulation[i] + given[i];
+        barrier();
+        layer_norm<T>(x, dim, table + dim, 1.f, table, sizes.eps, narrow, vectors);
+        barrier();
+        self_attention(w, in, thread, threads);
+        const float *gate = table + 2 * dim;
+        const Scalar *action = (const Scalar *)in.action;
+        product(w.out, w.out_bias, dim, dim, thread, threads, [&](int r, int v, Floats value) {
+            put(x, r, v, at(x, r, v) + value * gate[r] + T::wide(action[r]));
+        });
+        barrier();
+        layer_norm<T>(x, dim, w.text_norm, 0.f, w.text_norm_bias, sizes.eps, narrow, vectors);
+        barrier();
+        text_attention(w, in, thread, threads);
+        product(w.text_out, w.text_out_bias, dim, dim, thread, threads,
+                [&](int r, int v, Floats value) { put(x, r, v, at(x, r, v) + value); });
+        barrier();
+        layer_norm<T>(x, dim, table + 4 * dim, 1.f, table + 3 * dim, sizes.eps, narrow, vectors);
+        barrier();
+        feed_forward(w, thread, threads);
+        barrier();
+    }
+
+    void self_attention(const Weights &w, const Inputs &in, int thread, int threads) {
+        const Share vectors = Share::of(VECTORS, thread, threads), own_words = Share::of(words, thread, threads);
+        float *q = wide, *k = wide + dim * LANES, *v = k + dim * LANES;
+        to_rows(w.q, w.q_bias, q, thread, threads);
+        to_rows(w.k, w.k_bias, k, thread, threads);
+        to_rows(w.v, w.v_bias, v, thread, threads);
+        barrier();
+        add_pose((const Scalar *)in.pose, q, k, own_words);
+        barrier();
+        rms_norm<T>(q, dim, (const Scalar *)w.norm_q, sizes.eps, logit_scale(), vectors);
+        rms_norm<T>(k, dim, (const Scalar *)w.norm_k, sizes.eps, 1.f, vectors);
+        rotate(q, dim, turn, head_dim, vectors);
+        pack<T>(q, dim, queries, vectors);
+        pack<T>(k, dim, narrow, vectors);
+        rotate(k, dim, turn, head_dim, vectors);
+        uint32_t *turned = narrow + words * LANES, *own_values = turned + words * LANES;
+        pack<T>(k, dim, turned, vectors);
+        pack<T>(v, dim, own_values, vectors);
+        barrier();
+        tokens_of_words<T>(narrow, sizes.tokens, dim, (Scalar *)in.own_keys, own_words);
+        tokens_of_words<T>(own_values, sizes.tokens, dim, (Scalar *)in.own_values, own_words);
+        tokens_of_words<T>(turned, sizes.tokens, dim, (Scalar *)in.keys, own_words);
+        tokens_of_words<T>(own_values, sizes.tokens, dim, (Scalar *)in.values, own_words);
+        barrier();
+        attend(in.keys, in.values, in.memory_tokens, thread, threads);
+        barrier();
+    }
+
+    void text_attention(const Weights &w, const Inputs &in, int thread, int threads) {
+        const Share vectors = Share::of(VECTORS, thread, threads);
+        to_rows(w.text_q, w.text_q_bias, wide, thread, threads);
+        barrier();
+        rms_norm<T>(wide, dim, (const Scalar *)w.text_norm_q, sizes.eps, logit_scale(), vectors);
+        pack<T>(wide, dim, queries, vectors);
+        barrier();
+        attend(in.text_keys, in.text_values, sizes.text_tokens, thread, threads);
+        barrier();
+    }
+
+    void feed_forward(const Weights &w, int thread, int threads) {
+        const bool exact = sizes.exact_gelu;
+        product(w.widen, w.widen_bias, dim, sizes.hidden, thread, threads,
+                [&](int r, int v, Floats value) { put(wide, r, v, exact ? gelu_exact(value) : gelu_tanh(value)); });
+        barrier();
+        const Share own = Share::of(sizes.hidden / T::PER_WORD, thread, threads);
+        for (int word = own.first; word < own.last; ++word)
+            for (int v = 0; v < VECTORS; ++v) pack_row<T>(wide, narrow, word, v);
+        barrier();
+        const float *gate = table + 5 * dim;
+        product(w.narrow, w.narrow_bias, sizes.hidden, dim, thread, threads,
+                [&](int r, int v, Floats value) { put(x, r, v, at(x, r, v) + value * gate[r]); });
+    }
+
+    // A linear layer of what lies in `narrow`: `use(row, vector, value)`.
+    template <class Use>
+    void product(const void *weight, const void *bias, int inputs, int outputs, int thread, int threads, Use use) {
+        const Linear<T> layer{(const Scalar *)weight, (const Scalar *)bias};
+        linear(layer, narrow, inputs, outputs, thread, threads, [&](int first, int rows, const float(*tile)[LANES]) {
+            for (int r = 0; r < rows; ++r)
+                for (int v = 0; v < VECTORS; ++v) use(first + r, v, load<Floats>(tile[r] + v * WIDTH));
+        });
+    }
+
+    void to_rows(const void *weight, const void *bias, float *to, int thread, int threads) {
+        product(weight, bias, dim, dim, thread, threads, [&](int r, int v, Floats value) { put(to, r, v, value); });
+    }
+
+    float logit_scale() const { return LOG2_E / std::sqrt(float(head_dim)); }
+
+    // Attention of `queries` into `narrow`: threads share the heads of each part of the memory.
+    void attend(const void *keys, const void *values, long tokens, int thread, int threads) {
+        static thread_local Attention<T> attention;
+        const Memory<T> memory{(const Scalar *)keys, (const Scalar *)values, tokens, sizes.heads, head_dim};
+        const size_t head = Gathered::floats(head_dim), apart = sizes.heads * head;
+        const int blocks = int((tokens + KEYS - 1) / KEYS), parts = blocks >= 2 * PARTS ? PARTS : 1;
+        const Share jobs = Share::of(parts * sizes.heads, thread, threads);
+        for (int part = 0; part < parts; ++part) {
+            const int before = part * sizes.heads, first = jobs.first - before, last = jobs.last - before;
+            const Share own{first > 0 ? first : 0, last < sizes.heads ? last : sizes.heads};
+            const Share keyed = Share::of(blocks, part, parts);
+            const long end = long(keyed.last) * KEYS;
+            if (own.first < own.last)
+                attention.run(queries, memory, long(keyed.first) * KEYS, end < tokens ? end : tokens, own,
+                              gathered + part * apart);
+        }
+        barrier();
+        const Share merged = Share::of(sizes.heads * VECTORS, thread, threads);
+        for (int job = merged.first; job < merged.last; ++job)
+            merge<T>(gathered + job / VECTORS * head, apart, parts, head_dim, job % VECTORS,
+                     narrow + job / VECTORS * head_dim / T::PER_WORD * LANES);
+    }
+
+    // One pose for all tokens, or one for each.
+    void add_pose(const Scalar *pose, float *q, float *k, Share own_words) {
+        float *rows = (float *)queries;
+        if (sizes.pose_rows > 1) rows_of_tokens<T>(pose, sizes.tokens, dim, rows, own_words);
+        for (int r = own_words.first * T::PER_WORD; r < own_words.last * T::PER_WORD; ++r)
+            for (int v = 0; v < VECTORS; ++v) {
+                const Floats value = sizes.pose_rows > 1 ? at(rows, r, v) : splat(T::wide(pose[r]));
+                put(q, r, v, at(q, r, v) + value);
+                put(k, r, v, at(k, r, v) + value);
+            }
+    }
+};
+
+template <class T>
+int run(const Sizes &sizes, const Weights *weights, const Inputs *inputs, int layers, const void *from, void *to,
+        const float *modulation, const float *rotation) {
+    static thread_local std::unique_ptr<float, decltype(&std::free)> room(nullptr, &std::free);
+    static thread_local size_t held = 0;
+    const size_t needed = (Pass<T>::floats_needed(sizes) * sizeof(float) + 63) / 64 * 64;
+    if (needed > held) {
+        held = 0;
+        room.reset((float *)std::aligned_alloc(64, needed));
+        if (!room) return 1;
+        held = needed;
+    }
+    Pass<T>(sizes, modulation, room.get())
+        .run(weights, inputs, layers, (const typename T::Scalar *)from, (typename T::Scalar *)to, rotation);
+    return 0;
+}
+}  // namespace
+
+extern "C" {
+int relic_frame_blocks_float32(const Sizes *sizes, const Weights *weights, const Inputs *inputs, int32_t layers,
+                               const void *from, void *to, const float *modulation, const float *rotation) {
+    return run<Float32>(*sizes, weights, inputs, layers, from, to, modulation, rotation);
+}
+
+#if defined(__AVX512BF16__)
+int relic_frame_blocks_bfloat16(const Sizes *sizes, const Weights *weights, const Inputs *inputs, int32_t layers,
+                                const void *from, void *to, const float *modulation, const float *rotation) {
+    return run<Bfloat16>(*sizes, weights, inputs, layers, from, to, modulation, rotation);
+}
+#endif
+}

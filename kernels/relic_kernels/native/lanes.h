@@ -1,0 +1,125 @@
+// Vectors of tokens. Activations lie with their features as rows and LANES tokens as columns, so that norms, rotations
+// and softmax need no sum across a vector, and products read weights as torch stores them.
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+#if defined(__AVX512F__)
+#include <immintrin.h>
+constexpr int WIDTH = 16;
+#else
+constexpr int WIDTH = 8;
+#endif
+
+constexpr int LANES = 64;
+constexpr int VECTORS = LANES / WIDTH;
+
+typedef float Floats __attribute__((vector_size(4 * WIDTH)));
+typedef int32_t Ints __attribute__((vector_size(4 * WIDTH)));
+typedef uint32_t Words __attribute__((vector_size(4 * WIDTH)));
+typedef uint16_t Halves __attribute__((vector_size(2 * WIDTH)));
+
+#define INLINE inline __attribute__((always_inline))
+
+template <class Vector, class Element> INLINE Vector load(const Element *from) {
+    Vector value;
+    std::memcpy(&value, from, sizeof value);
+    return value;
+}
+
+template <class Vector, class Element> INLINE void store(Element *to, Vector value) {
+    std::memcpy(to, &value, sizeof value);
+}
+
+INLINE Floats splat(float value) { return Floats{} + value; }
+INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+
+INLINE Floats square_root(Floats x) {
+    for (int i = 0; i < WIDTH; ++i) x[i] = std::sqrt(x[i]);
+    return x;
+}
+
+// 2^x to a relative 2e-7; 0 below 2^-126.
+INLINE Floats exp2_of(Floats x) {
+    const Floats low = splat(-126.f), shift = splat(12582912.f);
+    const Ints lost = x < low;
+    x = larger(x, low);
+    const Floats whole = (x + shift) - shift, part = x - whole;
+    Floats y = part * 1.327647062e-3f + 9.675541324e-3f;
+    y = y * part + 5.550713278e-2f;
+    y = y * part + 2.402211972e-1f;
+    y = y * part + 6.931469671e-1f;
+    y = y * part + 1.000000072f;
+    const Ints power = (__builtin_convertvector(whole, Ints) + 127) << 23;
+    return lost ? Floats{} : y * (Floats)power;
+}
+
+constexpr float LOG2_E = 1.44269504f;
+
+// Abramowitz and Stegun 7.1.26: erf to 1.5e-7.
+INLINE Floats gelu_exact(Floats x) {
+    const Floats z = x * 0.70710678f, size = z < 0 ? -z : z;
+    const Floats t = 1.f / (1.f + 0.3275911f * size);
+    const Floats poly =
+        ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
+    const Floats tail = poly * exp2_of(size * size * -LOG2_E);
+    return 0.5f * x * (z < 0 ? tail : 2.f - tail);
+}
+
+INLINE Floats gelu_tanh(Floats x) {
+    const Floats inner = 1.5957691216f * (x + 0.044715f * x * x * x);
+    return x / (1.f + exp2_of(inner * -LOG2_E));
+}
+
+// A number format: how many numbers a 32-bit word holds, and products of words. Words of activations hold neighbouring
+// features of one token; words of weights are what lies in memory.
+struct Float32 {
+    typedef float Scalar;
+    static constexpr int PER_WORD = 1;
+    static INLINE float wide(float value) { return value; }
+    static INLINE Floats dot(Floats sum, Words x, uint32_t w) {
+        float weight;
+        std::memcpy(&weight, &w, 4);
+        return sum + (Floats)x * weight;
+    }
+    static INLINE Words pack(const Floats *rows) { return (Words)rows[0]; }
+    static INLINE void widen(uint32_t word, float *values) { std::memcpy(values, &word, 4); }
+    static INLINE Words beside(const float *const *rows) { return load<Words>(rows[0]); }
+};
+
+#if defined(__AVX512BF16__)
+struct Bfloat16 {
+    typedef uint16_t Scalar;
+    static constexpr int PER_WORD = 2;
+    static INLINE float wide(uint16_t value) {
+        const uint32_t bits = uint32_t(value) << 16;
+        float out;
+        std::memcpy(&out, &bits, 4);
+        return out;
+    }
+    static INLINE Floats dot(Floats sum, Words x, uint32_t w) {
+        return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)_mm512_set1_epi32(w));
+    }
+    static INLINE Words pack(const Floats *rows) {
+        const Words a = rounded(rows[0]), b = rounded(rows[1]);
+        return (a >> 16) | (b & 0xffff0000u);
+    }
+    static INLINE void widen(uint32_t word, float *values) {
+        values[0] = wide(uint16_t(word));
+        values[1] = wide(uint16_t(word >> 16));
+    }
+    static INLINE Words beside(const uint16_t *const *rows) {
+        const Words a = __builtin_convertvector(load<Halves>(rows[0]), Words);
+        const Words b = __builtin_convertvector(load<Halves>(rows[1]), Words);
+        return a | (b << 16);
+    }
+
+private:
+    static INLINE Words rounded(Floats x) {
+        const Words bits = (Words)x;
+        return bits + 0x7fffu + ((bits >> 16) & 1u);
+    }
+};
+#endif

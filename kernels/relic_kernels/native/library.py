@@ -1,0 +1,146 @@
+"""Compiles this package's C++ for the processor at hand, once, and loads it.
+
+The library lies in the user's cache folder under a name made of all that decides it: sources, compiler, options and the
+processor's features. It shares the threads of torch's own OpenMP runtime where torch brings one.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import hashlib
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+from functools import cache
+from pathlib import Path
+
+import torch
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC")
+_SECONDS = 300
+
+NativeLibrary = ctypes.CDLL
+
+
+class NativeUnavailableError(ValueError):
+    """The C++ operators cannot be had here; the message says why, and the way out."""
+
+
+def why_not(dtype: torch.dtype) -> str | None:
+    """Why the C++ operators cannot run here in a number format, and the way out; None where they can.
+
+    The first call of a machine compiles them, which takes some seconds.
+    """
+    if dtype not in (torch.float32, torch.bfloat16):
+        return f"they compute in float32 and bfloat16, not in {dtype}"
+    try:
+        found = library()
+    except NativeUnavailableError as error:
+        return str(error)
+    if dtype == torch.bfloat16 and not found.relic_has_bfloat16():
+        return "this processor has no AVX-512 instructions for bfloat16: use float32"
+    return None
+
+
+def library() -> NativeLibrary:
+    """The compiled operators.
+
+    Raises:
+        NativeUnavailableError: without a compiler, when it fails, or where `RELIC_NATIVE=0` turns them off.
+    """
+    if os.environ.get("RELIC_NATIVE") == "0":
+        raise NativeUnavailableError("RELIC_NATIVE=0 turns them off")
+    found = _library()
+    if isinstance(found, str):
+        raise NativeUnavailableError(found)
+    return found
+
+
+@cache
+def _library() -> NativeLibrary | str:
+    """The library, or why there is none: a failure is not tried again."""
+    compiler = _compiler()
+    if compiler is None:
+        return "no C++ compiler was found: install g++, or name one in CXX"
+    faults = []
+    for parallel in (_openmp(), ()):
+        command = [compiler, *_OPTIONS, *_for_this_processor(), *map(str, _sources()), *parallel]
+        try:
+            return ctypes.CDLL(str(_built(command)))
+        except (OSError, subprocess.SubprocessError) as error:
+            faults.append(_said(error))
+    return f"{compiler} could not compile them ({faults[0]}): install g++, or name another compiler in CXX"
+
+
+def _compiler() -> str | None:
+    names = [os.environ["CXX"]] if os.environ.get("CXX") else ["g++", "c++", "clang++"]
+    return next((path for name in names if (path := shutil.which(name))), None)
+
+
+def _sources() -> list[Path]:
+    return sorted(_PACKAGE.rglob("*.cpp"))
+
+
+def _for_this_processor() -> tuple[str, ...]:
+    return ("-mcpu=native",) if platform.machine().lower() in ("arm64", "aarch64") else ("-march=native",)
+
+
+def _openmp() -> tuple[str, ...]:
+    """Options for threads; torch's own runtime is named first, so that there is one team of threads, not two."""
+    own = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
+    return ("-fopenmp", "-Wl,--as-needed", *map(str, own))
+
+
+def _built(command: list[str]) -> Path:
+    """The library that a compiler's command makes, made if it is not there yet.
+
+    Raises:
+        OSError: when nothing can be written.
+        subprocess.SubprocessError: when the compiler fails.
+    """
+    folder = _cache_folder()
+    target = folder / f"native-{_key(command)}.so"
+    if target.exists():
+        return target
+    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        made = Path(temporary) / "native.so"
+        subprocess.run([*command, "-o", str(made)], check=True, capture_output=True, text=True, timeout=_SECONDS)
+        os.replace(made, target)
+    return target
+
+
+def _cache_folder() -> Path:
+    """A folder of the user's own that can be written to."""
+    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    try:
+        (home / "relic").mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return Path(tempfile.mkdtemp(prefix="relic-"))
+    return home / "relic"
+
+
+def _key(command: list[str]) -> str:
+    digest = hashlib.sha256("\0".join(command).encode())
+    digest.update(subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout)
+    digest.update(_processor())
+    for path in sorted([*_sources(), *_PACKAGE.rglob("*.h")]):
+        digest.update(path.read_bytes())
+    return digest.hexdigest()[:24]
+
+
+def _processor() -> bytes:
+    """What tells one processor's features from another's."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        return platform.processor().encode()
+    return "\n".join(sorted({line for line in lines if line.startswith(("model name", "flags", "Features"))})).encode()
+
+
+def _said(error: Exception) -> str:
+    text = getattr(error, "stderr", None) or str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return next((line for line in lines if "error" in line), lines[-1] if lines else type(error).__name__)

@@ -1,0 +1,89 @@
+// Row operations on (features, LANES) floats: a thread works on its own vectors of lanes, or on its own rows.
+#pragma once
+
+#include "products.h"
+
+INLINE Floats at(const float *rows, int row, int v) { return load<Floats>(rows + row * LANES + v * WIDTH); }
+INLINE void put(float *rows, int row, int v, Floats value) { store(rows + row * LANES + v * WIDTH, value); }
+
+// (tokens, dim) numbers -> rows of floats; lanes without a token are 0.
+template <class T>
+void rows_of_tokens(const typename T::Scalar *from, int tokens, int dim, float *rows, Share words) {
+    for (int w = words.first; w < words.last; ++w)
+        for (int t = 0; t < LANES; ++t) {
+            float values[T::PER_WORD] = {};
+            if (t < tokens) {
+                uint32_t word;
+                std::memcpy(&word, from + long(t) * dim + w * T::PER_WORD, 4);
+                T::widen(word, values);
+            }
+            for (int i = 0; i < T::PER_WORD; ++i) rows[(w * T::PER_WORD + i) * LANES + t] = values[i];
+        }
+}
+
+// (dim / PER_WORD, LANES) words -> (tokens, dim) numbers.
+template <class T>
+void tokens_of_words(const uint32_t *from, int tokens, int dim, typename T::Scalar *to, Share words) {
+    for (int w = words.first; w < words.last; ++w)
+        for (int t = 0; t < tokens; ++t)
+            std::memcpy(to + long(t) * dim + w * T::PER_WORD, from + w * LANES + t, 4);
+}
+
+// Rows `word * PER_WORD` and following as one row of words.
+template <class T> INLINE void pack_row(const float *rows, uint32_t *to, int word, int v) {
+    Floats both[T::PER_WORD];
+    for (int i = 0; i < T::PER_WORD; ++i) both[i] = at(rows, word * T::PER_WORD + i, v);
+    store(to + word * LANES + v * WIDTH, T::pack(both));
+}
+
+template <class T> void pack(const float *rows, int dim, uint32_t *to, Share vectors) {
+    for (int v = vectors.first; v < vectors.last; ++v)
+        for (int w = 0; w < dim / T::PER_WORD; ++w) pack_row<T>(rows, to, w, v);
+}
+
+// Mean of (x - centre)^power over `dim` rows, an even number; two sums at once hide their latency.
+template <int POWER> INLINE Floats mean_of(const float *rows, int dim, int v, Floats centre) {
+    Floats sums[2] = {};
+    for (int r = 0; r < dim; r += 2)
+        for (int i = 0; i < 2; ++i) {
+            const Floats off = at(rows, r + i, v) - centre;
+            sums[i] += POWER == 1 ? off : off * off;
+        }
+    return (sums[0] + sums[1]) / float(dim);
+}
+
+// LayerNorm over the rows, times `weight + plus`, plus `shift`, as words.
+template <class T>
+void layer_norm(const float *x, int dim, const float *weight, float plus, const float *shift, float eps, uint32_t *to,
+                Share vectors) {
+    for (int v = vectors.first; v < vectors.last; ++v) {
+        const Floats mean = mean_of<1>(x, dim, v, Floats{});
+        const Floats inverse = 1.f / square_root(mean_of<2>(x, dim, v, mean) + eps);
+        for (int r = 0; r < dim; r += T::PER_WORD) {
+            Floats both[T::PER_WORD];
+            for (int i = 0; i < T::PER_WORD; ++i)
+                both[i] = (at(x, r + i, v) - mean) * inverse * (weight[r + i] + plus) + shift[r + i];
+            store(to + r / T::PER_WORD * LANES + v * WIDTH, T::pack(both));
+        }
+    }
+}
+
+// RMSNorm over the rows, in place, times `factor`.
+template <class T>
+void rms_norm(float *x, int dim, const typename T::Scalar *weight, float eps, float factor, Share vectors) {
+    for (int v = vectors.first; v < vectors.last; ++v) {
+        const Floats inverse = factor / square_root(mean_of<2>(x, dim, v, Floats{}) + eps);
+        for (int r = 0; r < dim; ++r) put(x, r, v, at(x, r, v) * inverse * T::wide(weight[r]));
+    }
+}
+
+// Turns neighbouring rows by `turn` (head_dim, LANES): cosine and sine of each pair, the same for every head.
+inline void rotate(float *x, int dim, const float *turn, int head_dim, Share vectors) {
+    for (int r = 0; r < dim; r += 2)
+        for (int v = vectors.first; v < vectors.last; ++v) {
+            const Floats a = at(x, r, v), b = at(x, r + 1, v);
+            const Floats cosine = at(turn, r % head_dim, v), sine = at(turn, r % head_dim + 1, v);
+            put(x, r, v, a * cosine - b * sine);
+            put(x, r + 1, v, a * sine + b * cosine);
+        }
+}

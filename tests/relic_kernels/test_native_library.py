@@ -1,0 +1,102 @@
+"""The C++ is compiled for the processor at hand, once, by whatever compiler there is; without one, it is said why."""
+
+import ctypes
+import importlib
+import os
+import stat
+from pathlib import Path
+
+import pytest
+import torch
+
+from relic_kernels import frame_blocks
+from relic_kernels.native import library, why_not
+from tests.relic_kernels.closeness import assert_close
+from tests.relic_kernels.test_frame_blocks import CASES, TOLERANCE, Problem
+
+module = importlib.import_module("relic_kernels.native.library")
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "relic"
+
+
+def compiler_that(tmp_path: Path, does: str) -> Path:
+    path = tmp_path / "compiler"
+    path.write_text(f"#!/bin/sh\n{does}\n")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.mark.parametrize("options", [("-march=x86-64-v3",), ("-march=x86-64-v2",)], ids=["AVX2", "SSE"])
+@pytest.mark.parametrize("parallel", [True, False], ids=["OpenMP", "one thread"])
+def test_other_processors_and_no_threads_compute_the_same(
+    cache: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], parallel: bool
+) -> None:
+    monkeypatch.setattr(module, "_for_this_processor", lambda: options)
+    if not parallel:
+        monkeypatch.setattr(module, "_openmp", tuple)
+    built = module._library.__wrapped__()
+    assert isinstance(built, ctypes.CDLL)
+    assert not built.relic_has_bfloat16()
+    monkeypatch.setattr(frame_blocks, "library", lambda: built)
+    for name in ("mini", "odd sizes"):
+        problem = Problem(CASES[name], torch.float32)
+        assert_close("tokens", problem.run(threads=3), problem.exact, TOLERANCE[torch.float32])
+
+
+def test_a_library_is_compiled_once_and_anew_for_other_options(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(module._library.__wrapped__(), ctypes.CDLL)
+    (first,) = cache.iterdir()
+    made = first.stat().st_mtime_ns
+    module._library.__wrapped__()
+    assert [path.stat().st_mtime_ns for path in cache.iterdir()] == [made]
+    monkeypatch.setattr(module, "_OPTIONS", (*module._OPTIONS, "-DANOTHER"))
+    module._library.__wrapped__()
+    assert len(list(cache.iterdir())) == 2
+    monkeypatch.setattr(module, "_processor", lambda: b"another processor")
+    module._library.__wrapped__()
+    assert len(list(cache.iterdir())) == 3
+
+
+def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
+    cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    failing = compiler_that(
+        tmp_path, '[ "$1" = --version ] && exit 0; echo "x.cpp:1: error: no such thing" >&2; exit 1'
+    )
+    monkeypatch.setenv("CXX", str(failing))
+    said = module._library.__wrapped__()
+    assert "x.cpp:1: error: no such thing" in said
+    assert "install g++" in said
+    assert list(cache.iterdir()) == []
+
+
+def test_a_library_that_does_not_load_is_no_crash(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    writes_nonsense = compiler_that(tmp_path, 'for last; do :; done; echo nonsense > "$last"')
+    monkeypatch.setenv("CXX", str(writes_nonsense))
+    assert "could not compile them" in module._library.__wrapped__()
+
+
+def test_without_a_compiler_or_turned_off_the_way_out_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert module._library.__wrapped__() == "no C++ compiler was found: install g++, or name one in CXX"
+    monkeypatch.setenv("RELIC_NATIVE", "0")
+    assert why_not(torch.float32) == "RELIC_NATIVE=0 turns them off"
+    with pytest.raises(ValueError, match="RELIC_NATIVE=0"):
+        library()
+    assert why_not(torch.float16) == "they compute in float32 and bfloat16, not in torch.float16"
+
+
+def test_a_home_that_cannot_be_written_to_is_gone_round(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr(module.tempfile, "tempdir", None)
+    folder = module._cache_folder()
+    assert folder.is_dir()
+    assert folder.parent == tmp_path
+    assert os.access(folder, os.W_OK)
