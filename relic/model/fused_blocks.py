@@ -12,8 +12,8 @@ from torch import Tensor
 
 from relic.config import ModelConfig
 from relic.model.attention import AttentionContext, SlottedContext
-from relic_kernels.dispatch import is_forced
 from relic_kernels.frame_blocks import MAX_TOKENS, BlockInputs, BlockWeights, FrameBlocks
+from relic_kernels.native import may_run
 
 
 class FusedBlocks:
@@ -41,12 +41,9 @@ class FusedBlocks:
     def takes(self, x: Tensor, context: AttentionContext) -> bool:
         """Whether a pass over `x` `(B, F, L, M)` is its to compute; the network's own blocks do the others."""
         return (
-            not torch.is_grad_enabled()
-            and not is_forced()
-            and x.shape[1] == 1
+            x.shape[1] == 1
             and x.dtype == self._blocks.dtype
-            and x.is_cpu
-            and not torch.is_autocast_enabled("cpu")
+            and may_run(x.dtype, x)
             and isinstance(context, SlottedContext)
             and self._blocks.holds()
         )

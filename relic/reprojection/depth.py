@@ -14,30 +14,13 @@ from torch.nn import functional as F
 from relic.checkpoint import load_checkpoint, load_into
 from relic.config import from_json
 from relic.reprojection.config import DepthConfig
-from relic.vae.tiny_vae import Pointwise
+from relic.vae.layers import Pointwise, ResidualStack
 
 NEAREST_M, FARTHEST_M = 0.1, 30.0
 _FOLD = 4
 _STRIDE = 16
 _PLACE_CHANNELS = 2
 _TYPICAL_LOG_DEPTH = 1.0
-
-
-class DepthBlock(nn.Module):
-    """Residual block: normalise, 5x5 depth-wise, widen, SiLU, narrow."""
-
-    def __init__(self, channels: int, expansion: int) -> None:
-        super().__init__()
-        self.norm_weight = nn.Parameter(torch.ones(channels))
-        self.norm_bias = nn.Parameter(torch.zeros(channels))
-        self.depthwise = nn.Conv2d(channels, channels, 5, padding=2, groups=channels)
-        self.widen = Pointwise(channels, channels * expansion)
-        self.narrow = Pointwise(channels * expansion, channels, zero=True)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """`(B, C, h, w)` -> the same."""
-        y = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), self.norm_weight, self.norm_bias).permute(0, 3, 1, 2)
-        return x + self.narrow(F.silu(self.widen(self.depthwise(y))))
 
 
 def _places(cells: Tensor) -> Tensor:
@@ -48,8 +31,8 @@ def _places(cells: Tensor) -> Tensor:
     return torch.stack([x.expand(rows, -1), y.unsqueeze(1).expand(-1, columns)]).expand(len(cells), -1, -1, -1)
 
 
-def _stage(channels: int, count: int, expansion: int) -> nn.Sequential:
-    return nn.Sequential(*(DepthBlock(channels, expansion) for _ in range(count)))
+def _stage(channels: int, count: int, expansion: int) -> ResidualStack:
+    return ResidualStack(count, channels, expansion, 5)
 
 
 class DepthNet(nn.Module):
@@ -65,15 +48,15 @@ class DepthNet(nn.Module):
         few, some, many = config.blocks
         self.stem = Pointwise(3 * _FOLD**2 + _PLACE_CHANNELS, quarter)
         self.down_1 = _stage(quarter, few, config.expansion)
-        self.fold_1 = Pointwise(4 * quarter, eighth)
+        self.fold_1 = Pointwise(4 * quarter, eighth, fold=2)
         self.down_2 = _stage(eighth, some, config.expansion)
-        self.fold_2 = Pointwise(4 * eighth, deep)
+        self.fold_2 = Pointwise(4 * eighth, deep, fold=2)
         self.deepest = _stage(deep, many, config.expansion)
-        self.unfold_2 = Pointwise(deep, 4 * eighth)
+        self.unfold_2 = Pointwise(deep, 4 * eighth, unfold=2)
         self.up_2 = _stage(eighth, some, config.expansion)
-        self.unfold_1 = Pointwise(eighth, 4 * quarter)
+        self.unfold_1 = Pointwise(eighth, 4 * quarter, unfold=2)
         self.up_1 = _stage(quarter, few, config.expansion)
-        self.head = Pointwise(quarter, _FOLD**2, zero=True)
+        self.head = Pointwise(quarter, _FOLD**2, unfold=_FOLD, zero=True)
 
     @classmethod
     def load(cls, checkpoint: Path) -> DepthNet:
@@ -103,14 +86,13 @@ class DepthNet(nn.Module):
         height, width = pictures.shape[-2:]
         if height % _STRIDE or width % _STRIDE:
             raise ValueError(f"a picture of {height}x{width} needs sides that are multiples of {_STRIDE}")
-        folded = F.pixel_unshuffle(pictures, _FOLD).to(self.stem.weight.dtype)
-        placed = torch.cat([folded, _places(folded)], dim=1).contiguous(memory_format=torch.channels_last)
-        quarter = self.down_1(self.stem(placed))
-        eighth = self.down_2(self.fold_1(F.pixel_unshuffle(quarter, 2)))
-        deep = self.deepest(self.fold_2(F.pixel_unshuffle(eighth, 2)))
-        eighth = self.up_2(eighth + F.pixel_shuffle(self.unfold_2(deep), 2))
-        quarter = self.up_1(quarter + F.pixel_shuffle(self.unfold_1(eighth), 2))
-        log_depth: Tensor = F.pixel_shuffle(self.head(quarter), _FOLD)[:, 0]
+        folded = F.pixel_unshuffle(pictures, _FOLD)
+        quarter, _ = self.down_1(self.stem(torch.cat([folded, _places(folded)], dim=1)))
+        eighth, _ = self.down_2(self.fold_1(quarter))
+        deep, _ = self.deepest(self.fold_2(eighth))
+        eighth, _ = self.up_2(eighth + self.unfold_2(deep))
+        quarter, _ = self.up_1(quarter + self.unfold_1(eighth))
+        log_depth: Tensor = self.head(quarter)[:, 0]
         return log_depth.to(pictures.dtype) + _TYPICAL_LOG_DEPTH
 
     def depth(self, pictures: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relic.intrinsics import Intrinsics, pixel_rays
+from relic_kernels.warp import Pinhole, warp, warps_natively
 
 _COARSE = 2
 _NEAREST_M = 0.05
@@ -127,6 +128,8 @@ def warp_views(
         order: `(N, S)` which view paints first, for each case; by default as given.
         tolerance: relative difference of depth up to which a view shows the same surface.
     """
+    if warps_natively(views.pictures):
+        return _warped_natively(camera, views, rotations_w2c, positions, order, tolerance)
     count, wanted = positions.shape[:2]
     height, width = camera.intrinsics.height, camera.intrinsics.width
     depth = splat_depth(camera, views, rotations_w2c, positions).flatten(2)
@@ -151,3 +154,15 @@ def warp_views(
         pictures=picture.unflatten(2, (wanted, height, width)).transpose(1, 2),
         view=source.unflatten(1, (wanted, height, width)),
     )
+
+
+def _warped_natively(
+    camera: Camera, views: Views, rotations_w2c: Tensor, positions: Tensor, order: Tensor | None, tolerance: float
+) -> Warped:
+    of = camera.intrinsics
+    pinhole = Pinhole(fx=of.fx, fy=of.fy, cx=of.cx, cy=of.cy, coarse=_COARSE, tolerance=tolerance, nearest=_NEAREST_M)
+    count, many = views.positions.shape[:2]
+    order = torch.arange(many).expand(count, many) if order is None else order
+    known = (views.pictures, views.depth, views.rotations_w2c, views.positions)
+    pictures, view = warp(pinhole, *known, rotations_w2c, positions, order)
+    return Warped(pictures=pictures, view=view)

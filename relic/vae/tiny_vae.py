@@ -18,11 +18,11 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from relic.checkpoint import digest_of, load_checkpoint, load_into
 from relic.config import from_json
 from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR, VaeConfig
+from relic.vae.layers import Pointwise, ResidualStack, channels_last
 from relic.vae.protocol import DecoderState, EncoderState, check_frames, check_latents
 
 _QUARTER = SPATIAL_FACTOR // 2
@@ -30,56 +30,8 @@ _PATCH_CHANNELS = 3 * TEMPORAL_FACTOR * SPATIAL_FACTOR**2
 _QUARTER_CHANNELS = 3 * TEMPORAL_FACTOR * _QUARTER**2
 
 
-class Pointwise(nn.Module):
-    """A 1x1 convolution as the matrix product it is; with channels last, nothing is copied for it."""
-
-    def __init__(self, inputs: int, outputs: int, *, zero: bool = False) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(
-            torch.zeros(outputs, inputs) if zero else torch.randn(outputs, inputs) * inputs**-0.5
-        )
-        self.bias = nn.Parameter(torch.zeros(outputs))
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, in, h, w) -> (N, out, h, w)."""
-        return F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
-
-
-class Block(nn.Module):
-    """Residual block: normalise, shift in time, 3x3 depth-wise, widen, SiLU, narrow."""
-
-    def __init__(self, channels: int, expansion: int, shift_fraction: float) -> None:
-        super().__init__()
-        self.shifted = int(channels * shift_fraction)
-        self.norm_weight = nn.Parameter(torch.ones(channels))
-        self.norm_bias = nn.Parameter(torch.zeros(channels))
-        self.depthwise = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-        self.widen = Pointwise(channels, channels * expansion)
-        self.narrow = Pointwise(channels * expansion, channels, zero=True)
-
-    def forward(self, x: Tensor, past: Tensor | None, batch: int) -> tuple[Tensor, Tensor]:
-        """(N, C, h, w) and the shifted channels of the frame before, (B, C', h, w) -> the same, updated."""
-        y = F.layer_norm(x.permute(0, 2, 3, 1), (x.shape[1],), self.norm_weight, self.norm_bias).permute(0, 3, 1, 2)
-        moving, staying = y[:, : self.shifted], y[:, self.shifted :]
-        if past is None:
-            past = torch.zeros_like(moving[:batch])
-        y = _channels_last(torch.cat([torch.cat([past, moving[:-batch]]), staying], dim=1))
-        y = self.narrow(F.silu(self.widen(self.depthwise(y))))
-        return x + y, moving[-batch:].clone()
-
-
-def _run_blocks(
-    blocks: nn.ModuleList, x: Tensor, past: tuple[Tensor | None, ...], batch: int, kept: list[Tensor]
-) -> Tensor:
-    for block in blocks:
-        index = len(kept)
-        x, last = block(x, past[index] if past else None, batch)
-        kept.append(last)
-    return x
-
-
-def _blocks(count: int, channels: int, config: VaeConfig) -> nn.ModuleList:
-    return nn.ModuleList(Block(channels, config.expansion, config.shift_fraction) for _ in range(count))
+def _blocks(count: int, channels: int, config: VaeConfig) -> ResidualStack:
+    return ResidualStack(count, channels, config.expansion, 3, int(channels * config.shift_fraction))
 
 
 class Encoder(nn.Module):
@@ -88,22 +40,19 @@ class Encoder(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         quarter, eighth = config.encoder_channels
-        self.linear = Pointwise(_PATCH_CHANNELS, config.latent_channels)
-        self.stem = Pointwise(_QUARTER_CHANNELS, quarter)
+        self.linear = Pointwise(_PATCH_CHANNELS, config.latent_channels, fold=SPATIAL_FACTOR)
+        self.stem = Pointwise(_QUARTER_CHANNELS, quarter, fold=_QUARTER)
         self.quarter = _blocks(config.encoder_blocks[0], quarter, config)
-        self.down = Pointwise(4 * quarter, eighth)
+        self.down = Pointwise(4 * quarter, eighth, fold=2)
         self.eighth = _blocks(config.encoder_blocks[1], eighth, config)
         self.head = Pointwise(eighth, config.latent_channels, zero=True)
 
     def forward(self, x_N: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
         """(N, 12, H, W) frames -> (N, C, h, w) raw latents and the state after them."""
-        kept: list[Tensor] = []
-        y = self.stem(_channels_last(F.pixel_unshuffle(x_N, _QUARTER)))
-        y = _run_blocks(self.quarter, y, state.past, state.batch, kept)
-        y = self.down(_channels_last(F.pixel_unshuffle(y, 2)))
-        y = _run_blocks(self.eighth, y, state.past, state.batch, kept)
-        z = self.linear(_channels_last(F.pixel_unshuffle(x_N, SPATIAL_FACTOR))) + self.head(y)
-        return z, EncoderState(state.batch, True, tuple(kept))
+        first = len(self.quarter)
+        y, quarter = self.quarter(self.stem(x_N), state.past[:first], state.batch)
+        y, eighth = self.eighth(self.down(y), state.past[first:], state.batch)
+        return self.linear(x_N) + self.head(y), EncoderState(state.batch, True, (*quarter, *eighth))
 
 
 class Decoder(nn.Module):
@@ -112,22 +61,20 @@ class Decoder(nn.Module):
     def __init__(self, config: VaeConfig) -> None:
         super().__init__()
         quarter, eighth = config.decoder_channels
-        self.linear = Pointwise(config.latent_channels, _PATCH_CHANNELS)
+        self.linear = Pointwise(config.latent_channels, _PATCH_CHANNELS, unfold=SPATIAL_FACTOR)
         self.stem = nn.Conv2d(config.latent_channels, eighth, 3, padding=1)
         self.eighth = _blocks(config.decoder_blocks[1], eighth, config)
-        self.up = Pointwise(eighth, 4 * quarter)
+        self.up = Pointwise(eighth, 4 * quarter, unfold=2)
         self.quarter = _blocks(config.decoder_blocks[0], quarter, config)
-        self.head = Pointwise(quarter, _QUARTER_CHANNELS, zero=True)
+        self.head = Pointwise(quarter, _QUARTER_CHANNELS, unfold=_QUARTER, zero=True)
 
     def forward(self, z_N: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """(N, C, h, w) raw latents -> (N, 12, H, W) frames and the state after them."""
-        kept: list[Tensor] = []
-        y = _run_blocks(self.eighth, self.stem(_channels_last(z_N)), state.past, state.batch, kept)
-        y = _channels_last(F.pixel_shuffle(self.up(y), 2))
-        y = _run_blocks(self.quarter, y, state.past, state.batch, kept)
-        quarter = F.pixel_unshuffle(F.pixel_shuffle(self.linear(z_N), SPATIAL_FACTOR), _QUARTER)
-        frames = F.pixel_shuffle(quarter + self.head(y), _QUARTER)
-        return frames, DecoderState(state.batch, True, tuple(kept))
+        first = len(self.eighth)
+        y = self.stem(channels_last(z_N.to(self.stem.weight.dtype)))
+        y, eighth = self.eighth(y, state.past[:first], state.batch)
+        y, quarter = self.quarter(self.up(y), state.past[first:], state.batch)
+        return self.linear(z_N) + self.head(y), DecoderState(state.batch, True, (*eighth, *quarter))
 
 
 class TinyVae(nn.Module):
@@ -193,7 +140,7 @@ class TinyVae(nn.Module):
         if not state.started:
             frames = torch.cat([frames[:, :, :1].expand(-1, -1, TEMPORAL_FACTOR - 1, -1, -1), frames], dim=2)
         x = frames.unflatten(2, (-1, TEMPORAL_FACTOR)).permute(2, 0, 3, 1, 4, 5)
-        raw_N, after = self.encoder(x.flatten(2, 3).flatten(0, 1).to(self.dtype), state)
+        raw_N, after = self.encoder(x.flatten(2, 3).flatten(0, 1), state)
         z_N = (raw_N.to(frames.dtype) - self.latent_mean[:, None, None]) / self.latent_scale
         return z_N.unflatten(0, (-1, state.batch)).permute(1, 2, 0, 3, 4).contiguous(), after
 
@@ -201,11 +148,7 @@ class TinyVae(nn.Module):
         """See `VideoDecoder.decode_step`."""
         check_latents(latents, self.config.latent_channels, state)
         raw = latents * self.latent_scale + self.latent_mean[:, None, None, None]
-        x_N, after = self.decoder(raw.permute(2, 0, 1, 3, 4).flatten(0, 1).to(self.dtype), state)
+        x_N, after = self.decoder(raw.permute(2, 0, 1, 3, 4).flatten(0, 1), state)
         x = x_N.to(latents.dtype).unflatten(0, (-1, state.batch)).unflatten(2, (TEMPORAL_FACTOR, 3))
         frames = x.permute(1, 3, 0, 2, 4, 5).flatten(2, 3)
         return (frames if state.started else frames[:, :, TEMPORAL_FACTOR - 1 :]), after
-
-
-def _channels_last(x: Tensor) -> Tensor:
-    return x.contiguous(memory_format=torch.channels_last)

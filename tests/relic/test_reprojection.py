@@ -1,4 +1,6 @@
 import dataclasses
+from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,8 @@ from relic.rotations import rotations_from_angles
 from relic.vae.config import VaeConfig
 from relic.vae.tiny_vae import TinyVae
 from relic.world import World
+from relic_kernels.dispatch import force
+from relic_kernels.warp import warps_natively
 from tests.tiny_networks import TINY, lively_model, random_camera
 
 INTRINSICS = Intrinsics.from_fov(60.0, 160, 96)
@@ -57,6 +61,15 @@ def views_of(*views: View) -> Views:
     )
 
 
+@pytest.fixture(params=["by C++", "by torch"])
+def way(request: pytest.FixtureRequest) -> Iterator[str]:
+    """Both ways of warping."""
+    with torch.no_grad(), force("reference") if request.param == "by torch" else nullcontext():
+        assert warps_natively(torch.zeros(1)) is (request.param == "by C++")
+        yield request.param
+
+
+@pytest.mark.usefixtures("way")
 @pytest.mark.parametrize(
     ("pan", "tilt", "position"),
     [(0.0, 0.0, (0.0, 0.0, 1.0)), (0.2, 0.0, (0.0, 0.0, 0.0)), (-0.1, 0.1, (0.3, -0.2, 0.5)), (0.0, 0.0, (0, 0, -1.0))],
@@ -78,6 +91,7 @@ def test_a_textured_wall_is_painted_where_it_stands(pan: float, tilt: float, pos
     assert not warped.pictures[0, 0][:, ~known].any()
 
 
+@pytest.mark.usefixtures("way")
 def test_what_stands_in_front_hides_what_is_behind() -> None:
     """A near square moves over the far wall as the camera steps aside; the wall it uncovers is not known."""
     picture, depth = torch.full((3, 96, 160), -0.5), torch.full((96, 160), 4.0)
@@ -95,6 +109,7 @@ def test_what_stands_in_front_hides_what_is_behind() -> None:
     assert seen[48, 80 - moved] == 2.0
 
 
+@pytest.mark.usefixtures("way")
 def test_views_paint_in_the_order_given_and_fill_each_others_gaps() -> None:
     left, right = view_at(turned(0.4), torch.zeros(3)), view_at(turned(-0.4), torch.zeros(3))
     both = views_of(left, right)
@@ -107,6 +122,34 @@ def test_views_paint_in_the_order_given_and_fill_each_others_gaps() -> None:
     assert 0.1 < shared.float().mean() < 0.7
     truth, _ = wall_picture(torch.eye(3), torch.zeros(3))
     assert (forward.pictures[0, 0] - truth).abs()[:, forward.view[0, 0] >= 0].max() < 0.05
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_both_ways_paint_the_same_pictures(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    torch.manual_seed(0)
+    known = [view_at(turned(pan), torch.tensor([pan, 0.1, 0.0])) for pan in (0.3, -0.3, 0.0)]
+    views = views_of(*known)
+    rough = 3 * torch.rand(2, 3, 12, 20).repeat_interleave(8, 2).repeat_interleave(8, 3) + 1
+    views = Views(
+        pictures=torch.cat([views.pictures, torch.rand(1, 3, 3, 96, 160)]),
+        depth=torch.cat([views.depth, rough[:1]]),
+        rotations_w2c=views.rotations_w2c.expand(2, -1, -1, -1),
+        positions=views.positions.expand(2, -1, -1),
+    )
+    wanted = torch.stack([turned(0.1 * k, 0.05) for k in range(8)]).view(2, 4, 3, 3), 0.2 * torch.randn(2, 4, 3)
+    order = torch.tensor([[2, 0, 1], [1, 2, 0]])
+    with torch.no_grad():
+        got = warp_views(CAMERA, views, *wanted, order=order)
+        with force("reference"):
+            expected = warp_views(CAMERA, views, *wanted, order=order)
+    same = got.view == expected.view
+    assert same.float().mean() > 0.999
+    assert set(expected.view.unique().tolist()) == {-1, 0, 1, 2}
+    assert (got.pictures - expected.pictures).abs().amax(2)[same].max() < 1e-3
+    still = torch.eye(3).expand(2, 4, 3, 3)
+    with torch.no_grad(), pytest.raises(ValueError, match="the order of 3 views names others"):
+        warp_views(CAMERA, views, still, wanted[1], order=torch.tensor([[0, 1, 3], [0, 1, 2]]))
 
 
 def test_memory_keeps_apart_views_and_finds_the_one_that_shows_most() -> None:

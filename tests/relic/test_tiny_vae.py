@@ -1,4 +1,5 @@
 import dataclasses
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -7,6 +8,7 @@ from torch import Tensor
 from relic.config import from_json, to_json
 from relic.vae.config import VaeConfig
 from relic.vae.tiny_vae import TinyVae
+from relic_kernels.dispatch import force
 
 
 def lively_vae(seed: int = 0, config: VaeConfig | None = None) -> TinyVae:
@@ -54,6 +56,38 @@ def test_streamed_decoding_equals_batch(pieces: tuple[int, ...]) -> None:
         start += piece
     assert streamed[0].shape[2] == 1 + 4 * (pieces[0] - 1)
     torch.testing.assert_close(torch.cat(streamed, dim=2), vae.decode(latents), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("pieces", [(5,), (1, 4), (1, 1, 3)])
+def test_cpp_decodes_and_encodes_what_torch_does(pieces: tuple[int, ...]) -> None:
+    vae, frames, latents = lively_vae(), video(), torch.randn(2, 16, 5, 2, 3)
+
+    def both(native: bool) -> list[Tensor]:
+        out, encoder, decoder = [], vae.encoder_state(2), vae.decoder_state(2)
+        with torch.no_grad(), nullcontext() if native else force("reference"):
+            pixels = [4 * piece - (3 if index == 0 else 0) for index, piece in enumerate(pieces)]
+            for film in frames.split(pixels, dim=2):
+                shown, encoder = vae.encode_step(film, encoder)
+                out.append(shown)
+            for part in latents.split(pieces, dim=2):
+                shown, decoder = vae.decode_step(part, decoder)
+                out.append(shown)
+        return out
+
+    for got, expected in zip(both(True), both(False), strict=True):
+        assert not torch.equal(got, expected)
+        torch.testing.assert_close(got, expected, atol=3e-5, rtol=1e-5)
+
+
+def test_a_stream_may_go_on_by_the_other_way() -> None:
+    vae, latents = lively_vae().to(torch.bfloat16), torch.randn(1, 16, 4, 2, 3)
+    with torch.no_grad():
+        whole = vae.decode(latents)
+        first, state = vae.decode_step(latents[:, :, :2], vae.decoder_state(1))
+        with force("reference"):
+            second, state = vae.decode_step(latents[:, :, 2:3], state)
+        third, _ = vae.decode_step(latents[:, :, 3:], state)
+    assert (torch.cat([first, second, third], dim=2) - whole).norm() < 0.02 * whole.norm()
 
 
 def test_a_state_can_be_gone_back_to() -> None:

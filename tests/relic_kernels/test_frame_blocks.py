@@ -100,10 +100,12 @@ class Problem:
         angle = 6 * torch.rand(case.tokens, case.width // 2)
         self.rotation = torch.polar(torch.ones_like(angle), angle)
         self.exact_inputs = [cast(one, torch.float64) for one in self.inputs]
-        self.exact = frame_blocks(
-            [cast(one, torch.float64) for one in self.layers], case.heads, EPS, case.gelu, self.x.double(),
-            self.modulation.double(), self.rotation.to(torch.complex128), self.exact_inputs,
-        )  # fmt: skip
+        self.exact = self.answer(self.exact_inputs)
+
+    def answer(self, inputs: list[BlockInputs]) -> Tensor:
+        layers = [cast(one, torch.float64) for one in self.layers]
+        rest = (self.x.double(), self.modulation.double(), self.rotation.to(torch.complex128), inputs)
+        return frame_blocks(layers, self.case.heads, EPS, self.case.gelu, *rest)
 
     def blocks(self) -> FrameBlocks:
         return FrameBlocks(self.layers, self.case.heads, EPS, self.case.gelu)
@@ -148,16 +150,24 @@ def test_small_and_large_tokens_stay_exact(dtype: torch.dtype, scale: float) -> 
     assert_close("tokens", problem.run() / scale, problem.exact / scale, TOLERANCE[dtype])
 
 
+@pytest.mark.parametrize("gelu", ["none", "tanh"])
+def test_activations_far_from_zero_stay_finite_and_exact(dtype: torch.dtype, gelu: Gelu) -> None:
+    problem = Problem(dataclasses.replace(CASES["odd sizes"], layers=1, gelu=gelu), dtype)
+    problem.layers = [
+        dataclasses.replace(one, widen=(300 * one.widen).to(dtype), narrow=(one.narrow / 300).to(dtype))
+        for one in problem.layers
+    ]
+    exact = problem.answer(problem.exact_inputs)
+    assert_close("tokens", problem.run(), exact, TOLERANCE[dtype])
+
+
 def test_sharp_attention_takes_one_key_and_late_peaks_win(dtype: torch.dtype) -> None:
     problem = Problem(CASES["small, keys of two blocks"], dtype)
     for one, exact in zip(problem.inputs, problem.exact_inputs, strict=True):
         for memory in (one, exact):
             memory.keys.mul_(40)  # logits of hundreds, whose largest may come last
             memory.keys[-1].mul_(3)
-    exact = frame_blocks(
-        [cast(one, torch.float64) for one in problem.layers], problem.case.heads, EPS, problem.case.gelu,
-        problem.x.double(), problem.modulation.double(), problem.rotation.to(torch.complex128), problem.exact_inputs,
-    )  # fmt: skip
+    exact = problem.answer(problem.exact_inputs)
     assert_close("tokens", problem.run(), exact, 3 * TOLERANCE[dtype])
 
 

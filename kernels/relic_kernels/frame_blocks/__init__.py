@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from relic_kernels.dispatch import require
-from relic_kernels.native import library, why_not
+from relic_kernels.native import check, library, why_not
 
 MAX_TOKENS = 64
 """Tokens of a frame at most: the lanes of the C++."""
@@ -165,9 +165,9 @@ class FrameBlocks:
         tokens, width = x.shape[0], self._dim // self._heads
         require(0 < tokens <= MAX_TOKENS, f"x of {tokens} tokens: 1 to {MAX_TOKENS} fit")
         require(len(inputs) == len(self._layers), f"{len(inputs)} inputs for {len(self._layers)} blocks")
-        _check("x", x, (tokens, self._dim), self.dtype)
-        _check("modulation", modulation, (6, self._dim), torch.float32)
-        _check("rotation", rotation, (tokens, width // 2), torch.complex64)
+        check("x", x, (tokens, self._dim), self.dtype)
+        check("modulation", modulation, (6, self._dim), torch.float32)
+        check("rotation", rotation, (tokens, width // 2), torch.complex64)
         text_tokens, poses = len(inputs[0].text_k), len(inputs[0].pose)
         require(poses in (1, tokens), f"{poses} poses for {tokens} tokens: give one, or one for each")
         for one in inputs:
@@ -185,27 +185,18 @@ class FrameBlocks:
     def _check_inputs(self, one: BlockInputs, tokens: int, text_tokens: int, poses: int) -> None:
         heads, width = self._heads, self._dim // self._heads
         require(len(one.keys) >= tokens, f"{len(one.keys)} keys leave no room for the {tokens} that a pass writes")
-        _check("action", one.action, (self._dim,), self.dtype)
-        _check("pose", one.pose, (poses, self._dim), self.dtype)
+        check("action", one.action, (self._dim,), self.dtype)
+        check("pose", one.pose, (poses, self._dim), self.dtype)
         for name in ("text_k", "text_v"):
-            _check(name, getattr(one, name), (text_tokens, heads, width), self.dtype)
+            check(name, getattr(one, name), (text_tokens, heads, width), self.dtype)
         for name in ("keys", "values"):
-            _check(name, getattr(one, name), (len(one.keys), heads, width), self.dtype)
+            check(name, getattr(one, name), (len(one.keys), heads, width), self.dtype)
         for name in ("own_k", "own_v"):
-            _check(name, getattr(one, name), (tokens, heads, width), self.dtype)
+            check(name, getattr(one, name), (tokens, heads, width), self.dtype)
 
 
 def _places(layers: Sequence[BlockWeights]) -> tuple[int, ...]:
     return tuple(weight.data_ptr() for layer in layers for weight in layer.tensors())
-
-
-def _check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
-    fits = tensor.shape == shape and tensor.dtype == dtype and tensor.is_contiguous() and tensor.is_cpu
-    require(
-        fits,
-        f"{name} is {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}, "
-        f"{'' if tensor.is_contiguous() else 'not '}contiguous: it must be {shape} of {dtype}, contiguous, on the CPU",
-    )
 
 
 def _check_weights(layer: BlockWeights, dim: int, hidden: int, dtype: torch.dtype) -> None:
@@ -214,4 +205,4 @@ def _check_weights(layer: BlockWeights, dim: int, hidden: int, dtype: torch.dtyp
     require(dim % 2 == 0 and hidden % 2 == 0, f"widths {dim} and {hidden} must be even")
     for name in _WEIGHTS:
         shape = shapes.get(name, matrices.get(name, (dim,)))
-        _check(name, getattr(layer, name), shape, torch.float32 if name in _WIDE else dtype)
+        check(name, getattr(layer, name), shape, torch.float32 if name in _WIDE else dtype)

@@ -14,7 +14,8 @@ template <class T> struct Memory {
     long stride() const { return long(heads) * dim; }
 };
 
-// What one head has gathered from the keys it has seen: out (dim, LANES), to be divided by the sum; peak and sum (LANES).
+// What one head has gathered from the keys it has seen: out (dim, LANES), still to be divided by the sum; peak and sum
+// (LANES).
 struct Gathered {
     float *out, *peak, *sum;
     static size_t floats(int dim) { return size_t(dim + 2) * LANES; }

@@ -1,7 +1,5 @@
 // The blocks of a transformer for the tokens of one frame: README.md has the maths, reference.py the same in PyTorch.
-#include <cstdlib>
-#include <memory>
-
+#include "../native/room.h"
 #include "../native/team.h"
 #include "attention.h"
 
@@ -212,16 +210,10 @@ private:
 template <class T>
 int run(const Sizes &sizes, const Weights *weights, const Inputs *inputs, int layers, const void *from, void *to,
         const float *modulation, const float *rotation) {
-    static thread_local std::unique_ptr<float, decltype(&std::free)> room(nullptr, &std::free);
-    static thread_local size_t held = 0;
-    const size_t needed = (Pass<T>::floats_needed(sizes) * sizeof(float) + 63) / 64 * 64;
-    if (needed > held) {
-        held = 0;
-        room.reset((float *)std::aligned_alloc(64, needed));
-        if (!room) return 1;
-        held = needed;
-    }
-    Pass<T>(sizes, modulation, room.get())
+    static thread_local Room room;
+    float *own = room.of(Pass<T>::floats_needed(sizes));
+    if (!own) return 1;
+    Pass<T>(sizes, modulation, own)
         .run(weights, inputs, layers, (const typename T::Scalar *)from, (typename T::Scalar *)to, rotation);
     return 0;
 }

@@ -1,5 +1,6 @@
 """Operators for processors in C++, compiled for the machine they run on."""
 
-from relic_kernels.native.library import NativeLibrary, library, why_not
+from relic_kernels.native.library import library, why_not
+from relic_kernels.native.tensors import check, may_run
 
-__all__ = ["NativeLibrary", "library", "why_not"]
+__all__ = ["check", "library", "may_run", "why_not"]

@@ -35,33 +35,56 @@ template <class Vector, class Element> INLINE void store(Element *to, Vector val
 
 INLINE Floats splat(float value) { return Floats{} + value; }
 INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
+INLINE Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
 
 INLINE Floats square_root(Floats x) {
     for (int i = 0; i < WIDTH; ++i) x[i] = std::sqrt(x[i]);
     return x;
 }
 
-// 2^x to a relative 2e-7; 0 below 2^-126.
+// 2^x to a relative 2e-7 for x below 127; 0, or less than 2^-125, below -126.
 INLINE Floats exp2_of(Floats x) {
-    const Floats low = splat(-126.f), shift = splat(12582912.f);
-    const Ints lost = x < low;
-    x = larger(x, low);
-    const Floats whole = (x + shift) - shift, part = x - whole;
+    x = larger(x, splat(-150.f));
+#if defined(__AVX512F__)
+    const Floats whole = (Floats)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+#else
+    const Floats shift = splat(12582912.f), whole = (x + shift) - shift;
+#endif
+    const Floats part = x - whole;
     Floats y = part * 1.327647062e-3f + 9.675541324e-3f;
     y = y * part + 5.550713278e-2f;
     y = y * part + 2.402211972e-1f;
     y = y * part + 6.931469671e-1f;
     y = y * part + 1.000000072f;
+#if defined(__AVX512F__)
+    return (Floats)_mm512_scalef_ps((__m512)y, (__m512)whole);
+#else
     const Ints power = (__builtin_convertvector(whole, Ints) + 127) << 23;
-    return lost ? Floats{} : y * (Floats)power;
+    return whole < -126.f ? Floats{} : y * (Floats)power;
+#endif
+}
+
+// 1 / x to a relative 1e-7.
+INLINE Floats inverse_of(Floats x) {
+#if defined(__AVX512F__)
+    const Floats guess = (Floats)_mm512_rcp14_ps((__m512)x);
+    return guess * (2.f - x * guess);
+#else
+    return 1.f / x;
+#endif
 }
 
 constexpr float LOG2_E = 1.44269504f;
 
+// 1 / (1 + e^-x); no less than 2^-126.
+INLINE Floats logistic(Floats x) { return inverse_of(1.f + exp2_of(smaller(x * -LOG2_E, splat(126.f)))); }
+
+INLINE Floats silu(Floats x) { return x * logistic(x); }
+
 // Abramowitz and Stegun 7.1.26: erf to 1.5e-7.
 INLINE Floats gelu_exact(Floats x) {
     const Floats z = x * 0.70710678f, size = z < 0 ? -z : z;
-    const Floats t = 1.f / (1.f + 0.3275911f * size);
+    const Floats t = inverse_of(1.f + 0.3275911f * size);
     const Floats poly =
         ((((1.061405429f * t - 1.453152027f) * t + 1.421413741f) * t - 0.284496736f) * t + 0.254829592f) * t;
     const Floats tail = poly * exp2_of(size * size * -LOG2_E);
@@ -70,7 +93,7 @@ INLINE Floats gelu_exact(Floats x) {
 
 INLINE Floats gelu_tanh(Floats x) {
     const Floats inner = 1.5957691216f * (x + 0.044715f * x * x * x);
-    return x / (1.f + exp2_of(inner * -LOG2_E));
+    return x * logistic(inner);
 }
 
 // A number format: how many numbers a 32-bit word holds, and products of words. Words of activations hold neighbouring

@@ -22,8 +22,6 @@ _PACKAGE = Path(__file__).resolve().parents[1]
 _OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC")
 _SECONDS = 300
 
-NativeLibrary = ctypes.CDLL
-
 
 class NativeUnavailableError(ValueError):
     """The C++ operators cannot be had here; the message says why, and the way out."""
@@ -45,7 +43,7 @@ def why_not(dtype: torch.dtype) -> str | None:
     return None
 
 
-def library() -> NativeLibrary:
+def library() -> ctypes.CDLL:
     """The compiled operators.
 
     Raises:
@@ -60,7 +58,7 @@ def library() -> NativeLibrary:
 
 
 @cache
-def _library() -> NativeLibrary | str:
+def _library() -> ctypes.CDLL | str:
     """The library, or why there is none: a failure is not tried again."""
     compiler = _compiler()
     if compiler is None:

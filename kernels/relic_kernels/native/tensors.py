@@ -1,0 +1,33 @@
+"""Which tensors the C++ operators take."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from relic_kernels.dispatch import is_forced, require
+from relic_kernels.native.library import why_not
+
+
+def may_run(dtype: torch.dtype, *tensors: Tensor) -> bool:
+    """Whether the C++ may compute with tensors on a processor, where it can be had in `dtype`.
+
+    Not with gradients, under autocast, or where another implementation is forced.
+    """
+    return (
+        not torch.is_grad_enabled()
+        and not is_forced()
+        and all(tensor.is_cpu for tensor in tensors)
+        and not torch.is_autocast_enabled("cpu")
+        and why_not(dtype) is None
+    )
+
+
+def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """Raise a `ValueError` that names a tensor which the C++ would misread."""
+    fits = tensor.shape == shape and tensor.dtype == dtype and tensor.is_contiguous() and tensor.is_cpu
+    require(
+        fits,
+        f"{name} is {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}, "
+        f"{'' if tensor.is_contiguous() else 'not '}contiguous: it must be {shape} of {dtype}, contiguous, on the CPU",
+    )

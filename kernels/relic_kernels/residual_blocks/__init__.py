@@ -1,0 +1,157 @@
+"""Residual convolution blocks and pointwise layers of the small picture networks, on a processor.
+
+A block is LayerNorm over channels, a depth-wise convolution, a layer that widens, SiLU and a layer that narrows.
+`reference.py` says what is computed. Activations are float32, whatever the weights are.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+
+import torch
+from torch import Tensor
+
+from relic_kernels.dispatch import require
+from relic_kernels.native import check, library, may_run, why_not
+
+EPS = 1e-5
+"""Of the LayerNorm, torch's own."""
+MAX_RADIUS = 5
+
+
+@dataclass(frozen=True, kw_only=True)
+class ResidualWeights:
+    """Weights of one block, of one dtype; C channels, N hidden ones, K the kernel's side.
+
+    Attributes:
+        norm, norm_bias: `(C,)`.
+        depthwise: `(C, 1, K, K)`, K odd.
+        depthwise_bias: `(C,)`.
+        widen: `(N, C)`.
+        widen_bias: `(N,)`.
+        narrow: `(C, N)`.
+        narrow_bias: `(C,)`.
+    """
+
+    norm: Tensor
+    norm_bias: Tensor
+    depthwise: Tensor
+    depthwise_bias: Tensor
+    widen: Tensor
+    widen_bias: Tensor
+    narrow: Tensor
+    narrow_bias: Tensor
+
+
+_WEIGHTS = tuple(one.name for one in fields(ResidualWeights))
+_SIZES = ("frames", "streams", "channels", "hidden", "height", "width", "radius", "shifted", "threads")
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_int32) for name in _SIZES), ("eps", ctypes.c_float)]
+
+
+class _Weights(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in _WEIGHTS]
+
+
+def runs_natively(x: Tensor, weight: Tensor) -> bool:
+    """Whether the C++ may take a network's activations and a layer's weight, see `relic_kernels.native.may_run`."""
+    return not any(side % 2 for side in weight.shape) and may_run(weight.dtype, x, weight)
+
+
+def pointwise(x: Tensor, weight: Tensor, bias: Tensor, fold: int = 1, unfold: int = 1) -> Tensor:
+    """A 1x1 convolution between `pixel_unshuffle` and `pixel_shuffle`.
+
+    Args:
+        x: `(N, I / fold^2, h fold, w fold)` of any precision.
+        weight: `(O, I)`, both even.
+        bias: `(O,)`.
+        fold: side of the cells whose positions become channels before.
+        unfold: side of the cells that channels become after.
+
+    Returns:
+        `(N, O / unfold^2, h unfold, w unfold)` float32.
+
+    Raises:
+        ValueError: for tensors that do not fit, or where the C++ cannot run; it says why.
+    """
+    outputs, inputs = weight.shape
+    require(inputs % 2 == 0 and outputs % 2 == 0, f"a layer of {inputs} by {outputs} channels: both must be even")
+    fits = x.ndim == 4 and x.shape[1] * fold**2 == inputs and x.shape[2] % fold == x.shape[3] % fold == 0
+    require(
+        fits and outputs % unfold**2 == 0,
+        f"x {tuple(x.shape)} folded by {fold} must have {inputs} channels, and {outputs} must unfold by {unfold}",
+    )
+    check("weight", weight, (outputs, inputs), weight.dtype)
+    check("bias", bias, (outputs,), weight.dtype)
+    rows = x.float().contiguous()
+    height, width = x.shape[2] // fold, x.shape[3] // fold
+    out = torch.empty(len(x), outputs // unfold**2, height * unfold, width * unfold)
+    places = (ctypes.c_void_p(one.data_ptr()) for one in (weight, bias, rows, out))
+    sizes = (len(x), inputs, outputs, height, width, fold, unfold, torch.get_num_threads())
+    if _function("pointwise", weight.dtype)(*places, *sizes):
+        raise MemoryError("no room for the activations of a picture")
+    return out
+
+
+def residual_blocks(
+    x: Tensor, blocks: Sequence[ResidualWeights], past: Sequence[Tensor | None], shifted: int, streams: int = 1
+) -> tuple[Tensor, list[Tensor]]:
+    """A run of blocks whose first `shifted` channels, once normalised, are those of the frame before.
+
+    Args:
+        x: `(N, C, h, w)` frames of any precision, those of one moment for all streams together.
+        blocks: weights of each.
+        past: for each block the shifted channels of the frames before, `(streams, shifted, h, w)`; None for zeros.
+        shifted: channels, at most C; 0 for none.
+        streams: frames side by side; N is a multiple of it.
+
+    Returns:
+        `(N, C, h, w)` float32, and for each block the shifted channels of the last frames, float32.
+
+    Raises:
+        ValueError: for tensors that do not fit, or where the C++ cannot run; it says why.
+    """
+    require(len(x) % streams == 0 and len(past) == len(blocks),
+            f"{len(x)} frames of {streams} streams and {len(past)} pasts of {len(blocks)} blocks")  # fmt: skip
+    channels, hidden = x.shape[1], blocks[0].widen.shape[0]
+    side = blocks[0].depthwise.shape[-1]
+    for one in blocks:
+        _check_weights(one, channels, hidden, side)
+    out = x.float().contiguous().clone() if x.dtype == torch.float32 else x.float().contiguous()
+    shape = (streams, shifted, *x.shape[2:])
+    kept = []
+    for before in past:
+        require(before is None or before.shape == shape, f"a past that is not {shape}")
+        kept.append(torch.zeros(shape) if before is None else before.to(torch.float32, copy=True).contiguous())
+    counts = (len(x), streams, channels, hidden, *x.shape[2:], side // 2, shifted, torch.get_num_threads())
+    weights = (_Weights * len(blocks))(
+        *(_Weights(*(getattr(one, name).data_ptr() for name in _WEIGHTS)) for one in blocks)
+    )
+    places = (ctypes.c_void_p * len(blocks))(*(one.data_ptr() for one in kept))
+    run = _function("residual_blocks", blocks[0].widen.dtype)
+    if run(ctypes.byref(_Sizes(*counts, EPS)), weights, len(blocks), ctypes.c_void_p(out.data_ptr()), places):
+        raise MemoryError("no room for the activations of a picture")
+    return out, kept
+
+
+def _function(name: str, dtype: torch.dtype) -> ctypes._NamedFuncPointer:
+    why = why_not(dtype)
+    require(why is None, f"the C++ layers cannot run here: {why}")
+    return getattr(library(), f"relic_{name}_{'bfloat16' if dtype == torch.bfloat16 else 'float32'}")
+
+
+def _check_weights(one: ResidualWeights, channels: int, hidden: int, side: int) -> None:
+    require(channels % 2 == 0 and hidden % 2 == 0, f"{channels} channels and {hidden} hidden ones: both must be even")
+    require(side % 2 == 1 and side // 2 <= MAX_RADIUS, f"a kernel of {side}x{side}: 1, 3, ... {2 * MAX_RADIUS + 1}")
+    shapes = {
+        "depthwise": (channels, 1, side, side),
+        "widen": (hidden, channels),
+        "widen_bias": (hidden,),
+        "narrow": (channels, hidden),
+    }
+    for name in _WEIGHTS:
+        check(name, getattr(one, name), shapes.get(name, (channels,)), one.widen.dtype)
