@@ -92,6 +92,7 @@ class ResidualStack(nn.ModuleList):
     def __init__(self, count: int, channels: int, expansion: int, side: int, shifted: int = 0) -> None:
         super().__init__(ResidualBlock(channels, expansion, side, shifted) for _ in range(count))
         self.shifted = shifted
+        self._native: native.ResidualBlocks | None = None
 
     def forward(self, x: Tensor, past: Sequence[Tensor | None] = (), batch: int = 1) -> tuple[Tensor, list[Tensor]]:
         """See `ResidualBlock.forward`, with a past for each block, or none.
@@ -104,12 +105,18 @@ class ResidualStack(nn.ModuleList):
         blocks = [cast(ResidualBlock, block) for block in self]
         before = past or [None] * len(blocks)
         if blocks and native.runs_natively(x, blocks[0].widen.weight):
-            return native.residual_blocks(x, [block.weights() for block in blocks], before, self.shifted, batch)
+            return self._by_cpp(blocks)(x, before, batch)
         kept = []
         for block, last in zip(blocks, before, strict=True):
             x, own = block(x, last, batch)
             kept.append(own)
         return x, kept
+
+    def _by_cpp(self, blocks: Sequence[ResidualBlock]) -> native.ResidualBlocks:
+        weights = [block.weights() for block in blocks]
+        if self._native is None or not self._native.holds(weights):
+            self._native = native.ResidualBlocks(weights, self.shifted)
+        return self._native
 
 
 def channels_last(x: Tensor) -> Tensor:

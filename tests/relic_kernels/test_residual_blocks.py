@@ -1,5 +1,6 @@
 """The C++ convolution blocks compute what the reference does in float64."""
 
+import copy
 import dataclasses
 
 import pytest
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from relic_kernels.dispatch import force
 from relic_kernels.native import why_not
-from relic_kernels.residual_blocks import ResidualWeights, pointwise, reference, residual_blocks, runs_natively
+from relic_kernels.residual_blocks import ResidualBlocks, ResidualWeights, pointwise, reference, runs_natively
 from tests.relic_kernels.closeness import assert_close
 
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 8e-3}
@@ -83,7 +84,7 @@ def test_blocks_are_the_reference_s_in_float64(
     case = CASES[name]
     x, blocks, past = problem(case, dtype)
     given = x.clone(), [None if one is None else one.clone() for one in past]
-    got, kept = residual_blocks(x, blocks, past, case.shifted, case.streams)
+    got, kept = ResidualBlocks(blocks, case.shifted)(x, past, case.streams)
     exact, exact_kept = reference.residual_blocks(
         x.double(), [wide(one) for one in blocks], [None if one is None else one.double() for one in past],
         case.shifted, case.streams,
@@ -129,7 +130,7 @@ def test_activations_far_from_zero_stay_finite_and_exact(dtype: torch.dtype) -> 
     case = CASES["wide kernel, ragged lanes"]
     x, (block, *_), _ = problem(case, dtype)
     block = dataclasses.replace(block, widen=(300 * block.widen).to(dtype), narrow=(block.narrow / 300).to(dtype))
-    got, _ = residual_blocks(x, [block], [None], 0)
+    got, _ = ResidualBlocks([block])(x, [None])
     exact, _ = reference.residual_blocks(x.double(), [wide(block)], [None], 0)
     assert_close("x", got, exact, TOLERANCE[dtype])
 
@@ -137,10 +138,11 @@ def test_activations_far_from_zero_stay_finite_and_exact(dtype: torch.dtype) -> 
 def test_frames_one_by_one_are_frames_together() -> None:
     case = dataclasses.replace(CASES["streams"], frames=8)
     x, blocks, past = problem(case, torch.float32)
-    whole, end = residual_blocks(x, blocks, past, case.shifted, case.streams)
+    run = ResidualBlocks(blocks, case.shifted)
+    whole, end = run(x, past, case.streams)
     shown = []
     for moment in x.split(case.streams):
-        out, past = residual_blocks(moment, blocks, past, case.shifted, case.streams)  # type: ignore[assignment]
+        out, past = run(moment, past, case.streams)  # type: ignore[assignment]
         shown.append(out)
     assert torch.equal(torch.cat(shown), whole)
     assert all(torch.equal(a, b) for a, b in zip(past, end, strict=True))
@@ -148,20 +150,35 @@ def test_frames_one_by_one_are_frames_together() -> None:
 
 def test_tensors_that_do_not_fit_are_named() -> None:
     x, (block, *_), _ = problem(CASES["streams"], torch.float32)
+    run = ResidualBlocks([block], 3)
     with pytest.raises(ValueError, match="6 frames of 4 streams"):
-        residual_blocks(x, [block], [None], 3, 4)
+        run(x, [None], 4)
     with pytest.raises(ValueError, match=r"a past that is not \(2, 3, 5, 19\)"):
-        residual_blocks(x, [block], [torch.zeros(1, 3, 5, 19)], 3, 2)
+        run(x, [torch.zeros(1, 3, 5, 19)], 2)
+    with pytest.raises(ValueError, match=r"x \(6, 6, 5, 19\) must be"):
+        run(x[:, :6], [None], 2)
     with pytest.raises(ValueError, match=r"norm is \(3,\)"):
-        residual_blocks(x, [dataclasses.replace(block, norm=torch.zeros(3))], [None], 0)
+        ResidualBlocks([dataclasses.replace(block, norm=torch.zeros(3))])
     with pytest.raises(ValueError, match="a kernel of 4x4"):
-        residual_blocks(x, [dataclasses.replace(block, depthwise=torch.zeros(8, 1, 4, 4))], [None], 0)
+        ResidualBlocks([dataclasses.replace(block, depthwise=torch.zeros(8, 1, 4, 4))])
+    with pytest.raises(ValueError, match="9 shifted channels of 8"):
+        ResidualBlocks([block], 9)
     with pytest.raises(ValueError, match="both must be even"):
         pointwise(x, torch.zeros(5, 8), torch.zeros(5))
     with pytest.raises(ValueError, match=r"x \(6, 8, 5, 19\) folded by 1 must have 6 channels"):
         pointwise(x, torch.zeros(4, 6), torch.zeros(4))
     with pytest.raises(ValueError, match=r"not in torch\.float64"):
         pointwise(x, torch.zeros(4, 8).double(), torch.zeros(4).double())
+
+
+def test_weights_that_were_cast_or_replaced_are_missed() -> None:
+    _, (block, other, *_), _ = problem(CASES["streams"], torch.float32)
+    run = ResidualBlocks([block])
+    assert run.holds([block])
+    assert not run.holds([other])
+    block.narrow.data = block.narrow.clone()
+    assert not run.holds([block])
+    assert copy.deepcopy({"run": run}) == {"run": None}
 
 
 def test_gradients_mixed_precision_and_forced_operators_keep_it_out() -> None:

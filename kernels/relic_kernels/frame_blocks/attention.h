@@ -26,6 +26,10 @@ template <class T> class Attention {
     alignas(64) float logits[KEYS][CHUNK];
     alignas(64) uint32_t weights[KEYS / T::PER_WORD][CHUNK];
     alignas(64) uint32_t values[KEYS / T::PER_WORD * WIDEST_HEAD];
+    struct {
+        const typename T::Scalar *keys, *values;
+        Share numbers;
+    } ahead;    // of the next block, to be asked for
 
 public:
     // Some heads over keys `first` to `last`. Queries (heads dim / PER_WORD, LANES) are words, scaled by
@@ -37,11 +41,10 @@ public:
             clear(Gathered::at(room + head * Gathered::floats(dim), dim), dim);
         for (; first < last; first += KEYS) {
             const int count = int(last - first < KEYS ? last - first : KEYS);
-            const long ahead = last - first - count < KEYS ? last - first - count : KEYS;
+            const long later = last - first - count < KEYS ? last - first - count : KEYS;
             for (int head = heads.first; head < heads.last; ++head) {
-                const Share next = Share::of(int(ahead * stride), head - heads.first, many);
-                fetch(memory.keys + (first + count) * stride, next);
-                fetch(memory.values + (first + count) * stride, next);
+                const Share next = Share::of(int(later * stride), head - heads.first, many);
+                ahead = {memory.keys + (first + count) * stride, memory.values + (first + count) * stride, next};
                 const Gathered of = Gathered::at(room + head * Gathered::floats(dim), dim);
                 const long offset = first * stride + head * dim;
                 interleave(memory.values + offset, stride, count, dim);
@@ -62,9 +65,14 @@ private:
         for (int i = 0; i < LANES; ++i) of.peak[i] = -INFINITY;
     }
 
-    // Asks for the next block's numbers: a head's rows lie too far apart for the processor to foresee them.
-    static void fetch(const typename T::Scalar *from, Share numbers) {
-        for (int i = numbers.first; i < numbers.last; i += 64 / sizeof *from) __builtin_prefetch(from + i);
+    // Asks for some of the next block's numbers: a head's rows lie too far apart for the processor to foresee them, and
+    // all at once they would fill its queue.
+    INLINE void fetch(int lines) {
+        constexpr int LINE = 64 / sizeof(typename T::Scalar);
+        for (; lines > 0 && ahead.numbers.first < ahead.numbers.last; --lines, ahead.numbers.first += LINE) {
+            __builtin_prefetch(ahead.keys + ahead.numbers.first);
+            __builtin_prefetch(ahead.values + ahead.numbers.first);
+        }
     }
 
     template <int R>
@@ -80,7 +88,12 @@ private:
         const int words = dim / T::PER_WORD;
         int first = 0;
         const uint32_t *from = (const uint32_t *)keys;
-        for (; first + ROWS <= count; first += ROWS) logit_tile<ROWS>(queries, from, row, first, words);
+        const int tiles = (count + ROWS - 1) / ROWS * (LANES / CHUNK);
+        const int lines = (ahead.numbers.last - ahead.numbers.first) / (64 / int(sizeof *keys)) / tiles + 1;
+        for (; first + ROWS <= count; first += ROWS) {
+            fetch(lines);
+            logit_tile<ROWS>(queries, from, row, first, words);
+        }
         for (; first < count; ++first) logit_tile<1>(queries, from, row, first, words);
     }
 

@@ -176,16 +176,14 @@ private:
         static thread_local Attention<T> attention;
         const Memory<T> memory{(const Scalar *)keys, (const Scalar *)values, tokens, sizes.heads, head_dim};
         const size_t head = Gathered::floats(head_dim), apart = sizes.heads * head;
-        const int blocks = int((tokens + KEYS - 1) / KEYS), parts = blocks >= 2 * PARTS ? PARTS : 1;
+        const int parts = tokens >= 2 * PARTS * KEYS ? PARTS : 1;
         const Share jobs = Share::of(parts * sizes.heads, thread, threads);
         for (int part = 0; part < parts; ++part) {
             const int before = part * sizes.heads, first = jobs.first - before, last = jobs.last - before;
             const Share own{first > 0 ? first : 0, last < sizes.heads ? last : sizes.heads};
-            const Share keyed = Share::of(blocks, part, parts);
-            const long end = long(keyed.last) * KEYS;
+            const long begin = tokens * part / parts / ROWS * ROWS, end = tokens * (part + 1) / parts / ROWS * ROWS;
             if (own.first < own.last)
-                attention.run(queries, memory, long(keyed.first) * KEYS, end < tokens ? end : tokens, own,
-                              gathered + part * apart);
+                attention.run(queries, memory, begin, part + 1 < parts ? end : tokens, own, gathered + part * apart);
         }
         barrier();
         const Share merged = Share::of(sizes.heads * VECTORS, thread, threads);

@@ -61,6 +61,12 @@ void linear(const Linear<T> &layer, const uint32_t *x, int inputs, int outputs, 
     const Share tiles = Share::of((outputs + ROWS - 1) / ROWS, thread, threads);
     const int last = tiles.last * ROWS < outputs ? tiles.last * ROWS : outputs;
     int first = tiles.first * ROWS;
-    for (; first + ROWS <= last; first += ROWS) linear_tile<T, ROWS>(layer, x, words, first, use);
+    const char *next = (const char *)layer.weight + 4L * (first + ROWS) * words;
+    const char *end = (const char *)layer.weight + 4L * last * words;
+    for (; first + ROWS <= last; first += ROWS) {
+        // the next tile's weights: its rows are too short for the processor to foresee them
+        for (const char *stop = next + 4L * ROWS * words; next < stop && next < end; next += 64) __builtin_prefetch(next);
+        linear_tile<T, ROWS>(layer, x, words, first, use);
+    }
     for (; first < last; first += 2) linear_tile<T, 2>(layer, x, words, first, use);
 }

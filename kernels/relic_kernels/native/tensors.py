@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from relic_kernels.dispatch import is_forced, require
+from relic_kernels.dispatch import is_forced
 from relic_kernels.native.library import why_not
 
 
@@ -25,9 +25,9 @@ def may_run(dtype: torch.dtype, *tensors: Tensor) -> bool:
 
 def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """Raise a `ValueError` that names a tensor which the C++ would misread."""
-    fits = tensor.shape == shape and tensor.dtype == dtype and tensor.is_contiguous() and tensor.is_cpu
-    require(
-        fits,
+    if tensor.shape == shape and tensor.dtype == dtype and tensor.is_contiguous() and tensor.is_cpu:
+        return
+    raise ValueError(
         f"{name} is {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}, "
-        f"{'' if tensor.is_contiguous() else 'not '}contiguous: it must be {shape} of {dtype}, contiguous, on the CPU",
+        f"{'' if tensor.is_contiguous() else 'not '}contiguous: it must be {shape} of {dtype}, contiguous, on the CPU"
     )

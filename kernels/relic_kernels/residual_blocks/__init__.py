@@ -97,45 +97,68 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor, fold: int = 1, unfold: in
     return out
 
 
-def residual_blocks(
-    x: Tensor, blocks: Sequence[ResidualWeights], past: Sequence[Tensor | None], shifted: int, streams: int = 1
-) -> tuple[Tensor, list[Tensor]]:
-    """A run of blocks whose first `shifted` channels, once normalised, are those of the frame before.
+class ResidualBlocks:
+    """A run of blocks of one size, ready to be computed; the weights are read where they lie.
 
     Args:
-        x: `(N, C, h, w)` frames of any precision, those of one moment for all streams together.
-        blocks: weights of each.
-        past: for each block the shifted channels of the frames before, `(streams, shifted, h, w)`; None for zeros.
-        shifted: channels, at most C; 0 for none.
-        streams: frames side by side; N is a multiple of it.
-
-    Returns:
-        `(N, C, h, w)` float32, and for each block the shifted channels of the last frames, float32.
+        blocks: weights of each, at least one.
+        shifted: channels, at most C, that once normalised are those of the frame before; 0 for none.
 
     Raises:
-        ValueError: for tensors that do not fit, or where the C++ cannot run; it says why.
+        ValueError: for weights that do not fit, or where the C++ cannot run; it says why.
     """
-    require(len(x) % streams == 0 and len(past) == len(blocks),
-            f"{len(x)} frames of {streams} streams and {len(past)} pasts of {len(blocks)} blocks")  # fmt: skip
-    channels, hidden = x.shape[1], blocks[0].widen.shape[0]
-    side = blocks[0].depthwise.shape[-1]
-    for one in blocks:
-        _check_weights(one, channels, hidden, side)
-    out = x.float().contiguous().clone() if x.dtype == torch.float32 else x.float().contiguous()
-    shape = (streams, shifted, *x.shape[2:])
-    kept = []
-    for before in past:
-        require(before is None or before.shape == shape, f"a past that is not {shape}")
-        kept.append(torch.zeros(shape) if before is None else before.to(torch.float32, copy=True).contiguous())
-    counts = (len(x), streams, channels, hidden, *x.shape[2:], side // 2, shifted, torch.get_num_threads())
-    weights = (_Weights * len(blocks))(
-        *(_Weights(*(getattr(one, name).data_ptr() for name in _WEIGHTS)) for one in blocks)
-    )
-    places = (ctypes.c_void_p * len(blocks))(*(one.data_ptr() for one in kept))
-    run = _function("residual_blocks", blocks[0].widen.dtype)
-    if run(ctypes.byref(_Sizes(*counts, EPS)), weights, len(blocks), ctypes.c_void_p(out.data_ptr()), places):
-        raise MemoryError("no room for the activations of a picture")
-    return out, kept
+
+    def __init__(self, blocks: Sequence[ResidualWeights], shifted: int = 0) -> None:
+        self._hidden, self._channels = blocks[0].widen.shape
+        self._side, self._shifted = blocks[0].depthwise.shape[-1], shifted
+        require(0 <= shifted <= self._channels, f"{shifted} shifted channels of {self._channels}")
+        for one in blocks:
+            _check_weights(one, self._channels, self._hidden, self._side)
+        self._run = _function("residual_blocks", blocks[0].widen.dtype)
+        self._tensors = [getattr(one, name) for one in blocks for name in _WEIGHTS]
+        self._places = [tensor.data_ptr() for tensor in self._tensors]
+        rows = [[getattr(one, name).data_ptr() for name in _WEIGHTS] for one in blocks]
+        self._weights = (_Weights * len(blocks))(*(_Weights(*row) for row in rows))
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """A copy of a network has its weights elsewhere: there is None in this one's place."""
+        return type(None), ()
+
+    def holds(self, blocks: Sequence[ResidualWeights]) -> bool:
+        """Whether these are its weights, and lie where they lay: those of a network that was cast do not."""
+        tensors = (getattr(one, name) for one in blocks for name in _WEIGHTS)
+        same = all(a is b for a, b in zip(tensors, self._tensors, strict=True))
+        return same and self._places == [tensor.data_ptr() for tensor in self._tensors]
+
+    def __call__(self, x: Tensor, past: Sequence[Tensor | None], streams: int = 1) -> tuple[Tensor, list[Tensor]]:
+        """Run all blocks.
+
+        Args:
+            x: `(N, C, h, w)` frames of any precision, those of one moment for all streams together.
+            past: for each block the shifted channels of the frames before, `(streams, shifted, h, w)`; None for zeros.
+            streams: frames side by side; N is a multiple of it.
+
+        Returns:
+            `(N, C, h, w)` float32, and for each block the shifted channels of the last frames, float32.
+
+        Raises:
+            ValueError: for tensors that do not fit.
+        """
+        count = len(self._weights)
+        if len(x) % streams or len(past) != count:
+            raise ValueError(f"{len(x)} frames of {streams} streams and {len(past)} pasts of {count} blocks")
+        require(x.ndim == 4 and x.shape[1] == self._channels, f"x {tuple(x.shape)} must be (N, {self._channels}, h, w)")
+        shape = (streams, self._shifted, *x.shape[2:])
+        require(all(before is None or before.shape == shape for before in past), f"a past that is not {shape}")
+        out = torch.empty(x.shape).copy_(x)
+        kept = [torch.zeros(shape) if before is None else torch.empty(shape).copy_(before) for before in past]
+        side = self._side // 2
+        counts = (len(x), streams, self._channels, self._hidden, *x.shape[2:], side, self._shifted)
+        sizes = _Sizes(*counts, torch.get_num_threads(), EPS)
+        places = (ctypes.c_void_p * count)(*(one.data_ptr() for one in kept))
+        if self._run(ctypes.byref(sizes), self._weights, count, ctypes.c_void_p(out.data_ptr()), places):
+            raise MemoryError("no room for the activations of a picture")
+        return out, kept
 
 
 def _function(name: str, dtype: torch.dtype) -> ctypes._NamedFuncPointer:
