@@ -132,16 +132,20 @@ class FrameBlocks:
         )
         for layer in layers:
             _check_weights(layer, self._dim, self._hidden, self.dtype)
-        self._layers = tuple(layers)
-        self._places = _places(layers)
+        self._tensors = [tensor for layer in layers for tensor in layer.tensors()]
+        self._held = [tensor.detach() for tensor in self._tensors]
+        self._places = [tensor.data_ptr() for tensor in self._tensors]
         self._weights = (_Weights * len(layers))(*(_Weights(*map(Tensor.data_ptr, one.tensors())) for one in layers))
         self._heads, self._eps, self._exact = heads, eps, gelu == "none"
         name = "bfloat16" if self.dtype == torch.bfloat16 else "float32"
         self._run = getattr(library(), f"relic_frame_blocks_{name}")
 
     def holds(self) -> bool:
-        """Whether the weights lie where they lay: those of a network that was cast or moved do not."""
-        return self._places == _places(self._layers)
+        """Whether the weights lie where they lay: those of a network that was cast or moved do not.
+
+        What is computed then is by the weights of before.
+        """
+        return self._places == [tensor.data_ptr() for tensor in self._tensors]
 
     def __call__(
         self, x: Tensor, modulation: Tensor, rotation: Tensor, inputs: Sequence[BlockInputs], threads: int
@@ -159,12 +163,11 @@ class FrameBlocks:
             `(L, M)`.
 
         Raises:
-            ValueError: for tensors that do not fit, or weights that lie elsewhere now.
+            ValueError: for tensors that do not fit.
         """
-        require(self.holds(), "the weights were cast or moved since: make the blocks anew")
         tokens, width = x.shape[0], self._dim // self._heads
         require(0 < tokens <= MAX_TOKENS, f"x of {tokens} tokens: 1 to {MAX_TOKENS} fit")
-        require(len(inputs) == len(self._layers), f"{len(inputs)} inputs for {len(self._layers)} blocks")
+        require(len(inputs) == len(self._weights), f"{len(inputs)} inputs for {len(self._weights)} blocks")
         check("x", x, (tokens, self._dim), self.dtype)
         check("modulation", modulation, (6, self._dim), torch.float32)
         check("rotation", rotation, (tokens, width // 2), torch.complex64)
@@ -193,10 +196,6 @@ class FrameBlocks:
             check(name, getattr(one, name), (len(one.keys), heads, width), self.dtype)
         for name in ("own_k", "own_v"):
             check(name, getattr(one, name), (tokens, heads, width), self.dtype)
-
-
-def _places(layers: Sequence[BlockWeights]) -> tuple[int, ...]:
-    return tuple(weight.data_ptr() for layer in layers for weight in layer.tensors())
 
 
 def _check_weights(layer: BlockWeights, dim: int, hidden: int, dtype: torch.dtype) -> None:
