@@ -1,6 +1,6 @@
 """What every test stands on: quiet threads, fixed seeds, and a plain word where the machine lacks something.
 
-Tests marked `render`, `browser` or `gpu` run where the machine can; elsewhere they skip with the reason
+Tests marked `render`, `browser`, `native` or `gpu` run where the machine can; elsewhere they skip with the reason
 and the command that mends it. With RELIC_REQUIRE_ALL=1, as in CI, a missing system package is a failure.
 """
 
@@ -67,13 +67,29 @@ def _lack_of_gpu() -> str | None:
     return None if torch.cuda.is_available() else "no CUDA or ROCm device"
 
 
+@cache
+def _lack_of_compiler() -> str | None:
+    import torch
+
+    from relic_kernels.native import why_not
+
+    why = why_not(torch.float32)
+    return None if why is None else f"the C++ operators cannot be had ({why}): {APT} g++"
+
+
 LACK_OF: dict[str, Callable[[], str | None]] = {
     "panda3d": _lack_of_panda3d,
     "furniture": _lack_of_furniture,
     "chromium": _lack_of_chromium,
+    "compiler": _lack_of_compiler,
     "gpu": _lack_of_gpu,
 }
-NEEDS_OF_MARKER = {"render": ("panda3d", "furniture"), "browser": ("chromium",), "gpu": ("gpu",)}
+NEEDS_OF_MARKER = {
+    "render": ("panda3d", "furniture"),
+    "browser": ("chromium",),
+    "native": ("compiler",),
+    "gpu": ("gpu",),
+}
 
 
 def require_or_skip(*needs: str) -> None:

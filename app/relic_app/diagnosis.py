@@ -75,6 +75,7 @@ def diagnose(weights: Path | None) -> Iterator[Finding]:
         ("packages", check_packages),
         ("torch", check_torch),
         ("processor", check_processor),
+        ("C++ operators", check_native),
         ("GPU", check_gpus),
         ("Triton", check_triton),
         ("xformers", check_xformers),
@@ -146,6 +147,25 @@ def check_processor() -> Finding:
         status="warn",
         detail=detail,
         remedy="world and browser share the core: play from a browser on another machine, or take a larger one",
+    )
+
+
+def check_native() -> Finding:
+    """The operators in C++ by which a world is played on a processor, compiled where they are not yet."""
+    import torch
+
+    from relic_kernels.native import why_not
+
+    why = why_not(torch.float32)
+    if why is None:
+        formats = "float32 and bfloat16" if why_not(torch.bfloat16) is None else "float32"
+        return ok("C++ operators", f"compiled for this processor, in {formats}")
+    fault, _, remedy = why.partition(": ")
+    return Finding(
+        name="C++ operators",
+        status="warn",
+        detail=f"{fault}; the world is drawn by torch's, at about half the speed",
+        remedy=remedy or "unset RELIC_NATIVE",
     )
 
 

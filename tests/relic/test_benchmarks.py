@@ -87,6 +87,7 @@ def test_a_plainly_written_block_is_the_block_that_is_played() -> None:
     assert [entry.factor for entry in filled.entries][-2:] == [1, 1]
 
 
+@pytest.mark.native
 def test_a_blocks_passes_are_timed_beside_their_products() -> None:
     world = World.tiny()
     times = pass_times(world, world.config.memory, seconds=1.0, repeats=1)

@@ -20,6 +20,8 @@ from relic.world import World, world_intrinsics
 from relic_kernels.dispatch import force
 from relic_kernels.native import why_not
 
+pytestmark = pytest.mark.native
+
 WORLD = World.tiny()
 MODEL = WORLD.config.model
 

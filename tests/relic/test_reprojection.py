@@ -1,5 +1,5 @@
 import dataclasses
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -62,8 +62,10 @@ def views_of(*views: View) -> Views:
 
 
 @pytest.fixture(params=["by C++", "by torch"])
-def way(request: pytest.FixtureRequest) -> Iterator[str]:
+def way(request: pytest.FixtureRequest, require: Callable[..., None]) -> Iterator[str]:
     """Both ways of warping."""
+    if request.param == "by C++":
+        require("compiler")
     with torch.no_grad(), force("reference") if request.param == "by torch" else nullcontext():
         assert warps_natively(torch.zeros(1)) is (request.param == "by C++")
         yield request.param
@@ -124,6 +126,7 @@ def test_views_paint_in_the_order_given_and_fill_each_others_gaps() -> None:
     assert (forward.pictures[0, 0] - truth).abs()[:, forward.view[0, 0] >= 0].max() < 0.05
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("threads", [1, 3])
 def test_both_ways_paint_the_same_pictures(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)

@@ -58,6 +58,7 @@ def test_streamed_decoding_equals_batch(pieces: tuple[int, ...]) -> None:
     torch.testing.assert_close(torch.cat(streamed, dim=2), vae.decode(latents), atol=1e-5, rtol=0)
 
 
+@pytest.mark.native
 @pytest.mark.parametrize("pieces", [(5,), (1, 4), (1, 1, 3)])
 def test_cpp_decodes_and_encodes_what_torch_does(pieces: tuple[int, ...]) -> None:
     vae, frames, latents = lively_vae(), video(), torch.randn(2, 16, 5, 2, 3)
@@ -79,6 +80,7 @@ def test_cpp_decodes_and_encodes_what_torch_does(pieces: tuple[int, ...]) -> Non
         torch.testing.assert_close(got, expected, atol=3e-5, rtol=1e-5)
 
 
+@pytest.mark.native
 def test_a_stream_may_go_on_by_the_other_way() -> None:
     vae, latents = lively_vae().to(torch.bfloat16), torch.randn(1, 16, 4, 2, 3)
     with torch.no_grad():

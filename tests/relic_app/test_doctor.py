@@ -1,7 +1,10 @@
 import dataclasses
+import importlib
 import json
 import shutil
 from pathlib import Path
+
+import pytest
 
 from relic.planning.hardware import GPUS, Device
 from relic.weights import default_weights_dir
@@ -129,3 +132,23 @@ def test_the_mini_world_on_a_processor_is_predicted_near_its_measured_rate():
     able = dataclasses.replace(PROCESSOR, flops={"fp32": 150e9, "bf16": 600e9})
     narrow = next(iter(prospects(Machine(processor=able), default_weights_dir())))
     assert narrow.fps > 1.5 * mini.fps, "played in bfloat16, and so predicted"
+
+
+def test_why_the_cpp_operators_cannot_be_had_is_told_with_the_way_out(monkeypatch):
+    monkeypatch.setenv("RELIC_NATIVE", "0")
+    finding = diagnosis.check_native()
+    assert (finding.status, finding.remedy) == ("warn", "unset RELIC_NATIVE")
+    monkeypatch.delenv("RELIC_NATIVE")
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    compiled = importlib.import_module("relic_kernels.native.library")
+    monkeypatch.setattr(compiled, "_library", compiled._library.__wrapped__)
+    finding = diagnosis.check_native()
+    assert finding.detail.startswith("no C++ compiler was found; ")
+    assert finding.remedy == "install g++, or name one in CXX"
+
+
+@pytest.mark.native
+def test_the_cpp_operators_are_compiled_for_this_processor():
+    finding = diagnosis.check_native()
+    assert finding.status == "ok"
+    assert finding.detail.startswith("compiled for this processor, in float32")

@@ -12,6 +12,8 @@ from relic_kernels.frame_blocks.reference import frame_blocks
 from relic_kernels.native import why_not
 from tests.relic_kernels.closeness import assert_close
 
+pytestmark = pytest.mark.native
+
 Tensors = TypeVar("Tensors", BlockWeights, BlockInputs)
 EPS = 1e-6
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1.2e-2}

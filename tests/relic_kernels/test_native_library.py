@@ -14,6 +14,8 @@ from relic_kernels.native import library, why_not
 from tests.relic_kernels.closeness import assert_close
 from tests.relic_kernels.test_frame_blocks import CASES, TOLERANCE, Problem
 
+pytestmark = pytest.mark.native
+
 module = importlib.import_module("relic_kernels.native.library")
 
 

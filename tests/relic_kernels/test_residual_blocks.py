@@ -12,6 +12,8 @@ from relic_kernels.native import why_not
 from relic_kernels.residual_blocks import ResidualBlocks, ResidualWeights, pointwise, reference, runs_natively
 from tests.relic_kernels.closeness import assert_close
 
+pytestmark = pytest.mark.native
+
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 8e-3}
 
 

@@ -7,6 +7,8 @@ from torch import Tensor
 from relic_kernels.dispatch import force
 from relic_kernels.warp import Pinhole, warp, warps_natively
 
+pytestmark = pytest.mark.native
+
 CAMERA = Pinhole(fx=8.0, fy=8.0, cx=8.0, cy=4.0, coarse=2, tolerance=0.1, nearest=0.05)
 
 
