@@ -13,14 +13,16 @@ import platform
 import shutil
 import subprocess
 import tempfile
+from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
 
 import torch
 
 _PACKAGE = Path(__file__).resolve().parents[1]
-_OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-shared", "-fPIC")
+_OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-fPIC")
 _SECONDS = 300
+_COMPILERS_AT_ONCE = 4
 
 
 class NativeUnavailableError(ValueError):
@@ -65,9 +67,8 @@ def _library() -> ctypes.CDLL | str:
         return "no C++ compiler was found: install g++, or name one in CXX"
     faults = []
     for parallel in (_openmp(), ()):
-        command = [compiler, *_OPTIONS, *_for_this_processor(), *map(str, _sources()), *parallel]
         try:
-            return ctypes.CDLL(str(_built(command)))
+            return ctypes.CDLL(str(_built([compiler, *_OPTIONS, *_for_this_processor()], parallel)))
         except (OSError, subprocess.SubprocessError) as error:
             faults.append(_said(error))
     return f"{compiler} could not compile them ({faults[0]}): install g++, or name another compiler in CXX"
@@ -87,27 +88,37 @@ def _for_this_processor() -> tuple[str, ...]:
 
 
 def _openmp() -> tuple[str, ...]:
-    """Options for threads; torch's own runtime is named first, so that there is one team of threads, not two."""
+    """Options for threads, the compiler's first, then the linker's.
+
+    Torch's own runtime is named before the compiler's, so that there is one team of threads, not two.
+    """
     own = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     return ("-fopenmp", "-Wl,--as-needed", *map(str, own))
 
 
-def _built(command: list[str]) -> Path:
-    """The library that a compiler's command makes, made if it is not there yet.
+def _built(command: list[str], parallel: tuple[str, ...]) -> Path:
+    """The library that a compiler's command makes with options for threads, made if it is not there yet.
 
     Raises:
         OSError: when nothing can be written.
         subprocess.SubprocessError: when the compiler fails.
     """
     folder = _cache_folder()
-    target = folder / f"native-{_key(command)}.so"
+    target = folder / f"native-{_key([*command, *parallel])}.so"
     if target.exists():
         return target
-    with tempfile.TemporaryDirectory(dir=folder) as temporary:
+    with tempfile.TemporaryDirectory(dir=folder) as temporary, ThreadPoolExecutor(_COMPILERS_AT_ONCE) as pool:
+        objects = [Path(temporary) / f"{source.stem}.o" for source in _sources()]
+        sources = zip(_sources(), objects, strict=True)
+        list(pool.map(lambda pair: _run(*command, *parallel[:1], "-c", pair[0], "-o", pair[1]), sources))
         made = Path(temporary) / "native.so"
-        subprocess.run([*command, "-o", str(made)], check=True, capture_output=True, text=True, timeout=_SECONDS)
+        _run(*command, "-shared", *objects, *parallel, "-o", made)
         os.replace(made, target)
     return target
+
+
+def _run(*command: str | Path) -> None:
+    subprocess.run(list(map(str, command)), check=True, capture_output=True, text=True, timeout=_SECONDS)
 
 
 def _cache_folder() -> Path:
