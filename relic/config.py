@@ -277,6 +277,7 @@ def mini() -> RelicConfig:
     """The laptop preset: 96x160 pixels, trained in this repository."""
     return RelicConfig(
         model=ModelConfig(guide_channels=guide_channels(ModelConfig().in_channels)),
+        memory=MemoryConfig(window=4),
         reprojection=ReprojectionConfig(),
     )
 

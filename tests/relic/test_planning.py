@@ -90,7 +90,7 @@ def test_twenty_seconds_are_120k_tokens_of_which_30k_are_kept() -> None:
 def test_tokens_and_bytes_of_mini_are_those_of_the_benchmark() -> None:
     """docs/results.md, "Time of a block", measured by `relic bench block`."""
     mini = find_preset("mini")
-    measured = {"compressed": (1269, 26.0), "full": (4860, 99.5), "window": (360, 7.4)}
+    measured = {"compressed": (1161, 23.8), "full": (4860, 99.5), "window": (240, 4.9)}
     for policy, (count, megabytes) in measured.items():
         tokens = count_tokens(with_memory(mini, policy=policy), 20.0)
         assert tokens.read == count
