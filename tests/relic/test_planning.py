@@ -223,7 +223,7 @@ def test_predictions_are_within_half_of_published_figures() -> None:
 
 
 def test_the_mini_world_is_predicted_within_half_of_its_measured_block() -> None:
-    """docs/results.md: 150 GFLOP/s on both cores, and 194 ms a block after 5 s, 2 steps."""
+    """docs/planning.md: 150 GFLOP/s on both cores, and 194 ms a block after 5 s, 2 steps, by PyTorch's operators."""
     rates: dict = {"flops": {"fp32": 150e9}, "bandwidth": 20e9, "link": 0.0}
     epyc = Device(name="cpu", title="two cores of an EPYC", memory_bytes=24e9, measured=True, **rates)
     speed = plan_world(with_steps(find_preset("mini"), 2), epyc, seconds=5.0, dtype="fp32").speed
