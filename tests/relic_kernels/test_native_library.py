@@ -40,7 +40,7 @@ def test_other_processors_and_no_threads_compute_the_same(
 ) -> None:
     monkeypatch.setattr(module, "_for_this_processor", lambda: options)
     if not parallel:
-        monkeypatch.setattr(module, "_openmp", tuple)
+        monkeypatch.setattr(module, "_openmp", lambda compiler: ())
     built = module._library.__wrapped__()
     assert isinstance(built, ctypes.CDLL)
     assert not built.relic_has_bfloat16()
@@ -75,6 +75,15 @@ def test_a_compiler_that_fails_is_quoted_and_leaves_nothing(
     assert "x.cpp:1: error: no such thing" in said
     assert "install g++" in said
     assert list(cache.iterdir()) == []
+
+
+def test_threads_are_shared_with_torch_and_not_had_twice(tmp_path: Path) -> None:
+    clang = compiler_that(tmp_path, "echo Debian clang version 14.0.6")
+    assert module._openmp(str(clang)) == ()
+    gnu = compiler_that(tmp_path, "echo g++ 12.2.0")
+    first, _, *runtimes = module._openmp(str(gnu))
+    assert first == "-fopenmp"
+    assert all(Path(runtime).parent == Path(torch.__file__).parent / "lib" for runtime in runtimes)
 
 
 def test_a_library_that_does_not_load_is_no_crash(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -172,6 +172,7 @@ class FrameBlocks:
         check("modulation", modulation, (6, self._dim), torch.float32)
         check("rotation", rotation, (tokens, width // 2), torch.complex64)
         text_tokens, poses = len(inputs[0].text_k), len(inputs[0].pose)
+        require(text_tokens > 0, "a prompt without tokens has nothing to attend to")
         require(poses in (1, tokens), f"{poses} poses for {tokens} tokens: give one, or one for each")
         for one in inputs:
             self._check_inputs(one, tokens, text_tokens, poses)

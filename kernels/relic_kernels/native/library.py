@@ -66,7 +66,7 @@ def _library() -> ctypes.CDLL | str:
     if compiler is None:
         return "no C++ compiler was found: install g++, or name one in CXX"
     faults = []
-    for parallel in (_openmp(), ()):
+    for parallel in (_openmp(compiler), ()):
         try:
             return ctypes.CDLL(str(_built([compiler, *_OPTIONS, *_for_this_processor()], parallel)))
         except (OSError, subprocess.SubprocessError) as error:
@@ -87,13 +87,21 @@ def _for_this_processor() -> tuple[str, ...]:
     return ("-mcpu=native",) if platform.machine().lower() in ("arm64", "aarch64") else ("-march=native",)
 
 
-def _openmp() -> tuple[str, ...]:
-    """Options for threads, the compiler's first, then the linker's.
+def _openmp(compiler: str) -> tuple[str, ...]:
+    """Options for threads, the compiler's first, then the linker's; none where torch's threads cannot be shared.
 
-    Torch's own runtime is named before the compiler's, so that there is one team of threads, not two.
+    Torch's own runtime is named before the compiler's, so that there is one team of threads, not two. Clang's code
+    needs another runtime, whose functions have the same names.
     """
+    if "clang" in _version(compiler):
+        return ()
     own = sorted((Path(torch.__file__).parent / "lib").glob("libgomp*.so*"))
     return ("-fopenmp", "-Wl,--as-needed", *map(str, own))
+
+
+def _version(compiler: str) -> str:
+    done = subprocess.run([compiler, "--version"], check=False, capture_output=True, text=True, timeout=_SECONDS)
+    return done.stdout
 
 
 def _built(command: list[str], parallel: tuple[str, ...]) -> Path:
@@ -133,7 +141,7 @@ def _cache_folder() -> Path:
 
 def _key(command: list[str]) -> str:
     digest = hashlib.sha256("\0".join(command).encode())
-    digest.update(subprocess.run([command[0], "--version"], check=True, capture_output=True).stdout)
+    digest.update(_version(command[0]).encode())
     digest.update(_processor())
     for path in sorted([*_sources(), *_PACKAGE.rglob("*.h")]):
         digest.update(path.read_bytes())
