@@ -9,7 +9,6 @@ from torch import Tensor
 
 from relic_kernels.frame_blocks import BlockInputs, BlockWeights, FrameBlocks, Gelu
 from relic_kernels.frame_blocks.reference import frame_blocks
-from relic_kernels.native import why_not
 from tests.relic_kernels.closeness import assert_close
 
 pytestmark = pytest.mark.native
@@ -114,15 +113,6 @@ class Problem:
 
     def run(self, threads: int = 1) -> Tensor:
         return self.blocks()(self.x, self.modulation, self.rotation, self.inputs, threads)
-
-
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    why = why_not(request.param)
-    if why is not None and "AVX-512" in why:
-        pytest.skip(why)
-    assert why is None
-    return request.param
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])

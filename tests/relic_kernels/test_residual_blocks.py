@@ -8,22 +8,12 @@ import torch
 from torch import Tensor
 
 from relic_kernels.dispatch import force
-from relic_kernels.native import why_not
 from relic_kernels.residual_blocks import ResidualBlocks, ResidualWeights, pointwise, reference, runs_natively
 from tests.relic_kernels.closeness import assert_close
 
 pytestmark = pytest.mark.native
 
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 8e-3}
-
-
-@pytest.fixture(params=[torch.float32, torch.bfloat16], ids=str)
-def dtype(request: pytest.FixtureRequest) -> torch.dtype:
-    why = why_not(request.param)
-    if why is not None and "AVX-512" in why:
-        pytest.skip(why)
-    assert why is None
-    return request.param
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -115,7 +105,12 @@ def test_blocks_are_the_reference_s_in_float64(
     ],
 )
 def test_pointwise_layers_are_the_reference_s(
-    shape: tuple[int, ...], fold: int, unfold: int, dtype: torch.dtype, threads: int, monkeypatch: pytest.MonkeyPatch
+    shape: tuple[int, ...],
+    fold: int,
+    unfold: int,
+    dtype: torch.dtype,
+    threads: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     torch.manual_seed(0)
