@@ -77,13 +77,25 @@ def _lack_of_compiler() -> str | None:
     return None if why is None else f"the C++ operators cannot be had ({why}): {APT} g++"
 
 
+@cache
+def _lack_of_bfloat16() -> str | None:
+    import torch
+
+    from relic_kernels.native import why_not
+
+    return _lack_of_compiler() or why_not(torch.bfloat16)
+
+
 LACK_OF: dict[str, Callable[[], str | None]] = {
     "panda3d": _lack_of_panda3d,
     "furniture": _lack_of_furniture,
     "chromium": _lack_of_chromium,
     "compiler": _lack_of_compiler,
+    "bfloat16": _lack_of_bfloat16,
     "gpu": _lack_of_gpu,
 }
+NOT_INSTALLED = {"bfloat16", "gpu"}
+"""What a machine has or has not, whatever is installed."""
 NEEDS_OF_MARKER = {
     "render": ("panda3d", "furniture"),
     "browser": ("chromium",),
@@ -95,13 +107,13 @@ NEEDS_OF_MARKER = {
 def require_or_skip(*needs: str) -> None:
     """Skip the running test, or fail it under RELIC_REQUIRE_ALL=1, if the machine lacks one of `needs`.
 
-    A GPU is not something that can be installed, so its absence never fails a test.
+    A GPU or an instruction is not something that can be installed, so its absence never fails a test.
     """
     for need in needs:
         reason = LACK_OF[need]()
         if reason is None:
             continue
-        if need != "gpu" and os.environ.get("RELIC_REQUIRE_ALL") == "1":
+        if need not in NOT_INSTALLED and os.environ.get("RELIC_REQUIRE_ALL") == "1":
             pytest.fail(f"RELIC_REQUIRE_ALL is set, but {reason}", pytrace=False)
         pytest.skip(reason)
 

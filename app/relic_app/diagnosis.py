@@ -160,12 +160,12 @@ def check_native() -> Finding:
     if why is None:
         formats = "float32 and bfloat16" if why_not(torch.bfloat16) is None else "float32"
         return ok("C++ operators", f"compiled for this processor, in {formats}")
-    fault, _, remedy = why.partition(": ")
+    fault, _, remedy = why.rpartition(": ")
     return Finding(
         name="C++ operators",
         status="warn",
-        detail=f"{fault}; the world is drawn by torch's, at about half the speed",
-        remedy=remedy or "unset RELIC_NATIVE",
+        detail=f"{fault or why}; the world is drawn by torch's, at about half the speed",
+        remedy=remedy if fault else "unset RELIC_NATIVE",
     )
 
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Callable
 from contextlib import nullcontext
 
 import pytest
@@ -18,7 +19,6 @@ from relic.model.transformer import RelicTransformer
 from relic.rollout import rollout
 from relic.world import World, world_intrinsics
 from relic_kernels.dispatch import force
-from relic_kernels.native import why_not
 
 pytestmark = pytest.mark.native
 
@@ -76,10 +76,8 @@ def test_a_walk_is_the_same(policy: MemoryPolicy, storage: MemoryStorage, batch:
     assert 0 < apart(got, expected) < 1e-4
 
 
-def test_in_bfloat16_a_pass_is_no_farther_from_float32_than_by_operators() -> None:
-    if (why := why_not(torch.bfloat16)) is not None:
-        assert "AVX-512" in why
-        pytest.skip(why)
+def test_in_bfloat16_a_pass_is_no_farther_from_float32_than_by_operators(require: Callable[..., None]) -> None:
+    require("bfloat16")
     exact = by_operators(network(), WORLD.config.memory)[:, :, :1]
     narrow = network(torch.bfloat16)
     by_cpp = apart(walk(narrow, WORLD.config.memory)[:, :, :1], exact)
@@ -87,7 +85,7 @@ def test_in_bfloat16_a_pass_is_no_farther_from_float32_than_by_operators() -> No
     assert 0 < by_cpp < by_torch < 0.03
 
 
-def test_the_threads_change_no_bit() -> None:
+def test_the_threads_change_nothing_but_roundings_of_torch_s_own() -> None:
     model, threads = network(), torch.get_num_threads()
     try:
         results = []

@@ -145,6 +145,11 @@ def test_why_the_cpp_operators_cannot_be_had_is_told_with_the_way_out(monkeypatc
     finding = diagnosis.check_native()
     assert finding.detail.startswith("no C++ compiler was found; ")
     assert finding.remedy == "install g++, or name one in CXX"
+    failed = "g++ could not compile them (x.cpp:1: error: no such thing): install g++, or name another compiler in CXX"
+    monkeypatch.setattr(compiled, "_library", lambda: failed)
+    finding = diagnosis.check_native()
+    assert finding.detail.startswith("g++ could not compile them (x.cpp:1: error: no such thing); ")
+    assert finding.remedy == "install g++, or name another compiler in CXX"
 
 
 @pytest.mark.native

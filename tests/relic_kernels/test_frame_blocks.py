@@ -205,6 +205,8 @@ def test_weights_and_sizes_that_do_not_fit_are_named() -> None:
         blocks(problem.x, problem.modulation, problem.rotation, problem.inputs[:2], 1)
     with pytest.raises(ValueError, match="4 heads of a width of 30"):
         FrameBlocks(problem.layers, 4, EPS, "none")
+    with pytest.raises(ValueError, match="for a processor, and the weights lie on meta"):
+        FrameBlocks([dataclasses.replace(one, q=one.q.to("meta")) for one in problem.layers], 3, EPS, "none")
     with pytest.raises(ValueError, match=r"not in torch\.float64"):
         FrameBlocks([cast(one, torch.float64) for one in problem.layers], 3, EPS, "none")
     with pytest.raises(ValueError, match="narrow is"):

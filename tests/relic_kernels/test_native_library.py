@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 
-from relic_kernels import frame_blocks
 from relic_kernels.native import library, why_not
 from tests.relic_kernels.closeness import assert_close
 from tests.relic_kernels.test_frame_blocks import CASES, TOLERANCE, Problem
@@ -44,7 +43,7 @@ def test_other_processors_and_no_threads_compute_the_same(
     built = module._library.__wrapped__()
     assert isinstance(built, ctypes.CDLL)
     assert not built.relic_has_bfloat16()
-    monkeypatch.setattr(frame_blocks, "library", lambda: built)
+    monkeypatch.setattr(module, "library", lambda: built)
     for name in ("mini", "odd sizes"):
         problem = Problem(CASES[name], torch.float32)
         assert_close("tokens", problem.run(threads=3), problem.exact, TOLERANCE[torch.float32])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from relic_kernels.dispatch import require
-from relic_kernels.native import check, library, why_not
+from relic_kernels.native import PlacedWeights, check, function
 
 MAX_TOKENS = 64
 """Tokens of a frame at most: the lanes of the C++."""
@@ -99,10 +99,6 @@ class _Sizes(ctypes.Structure):
     _fields_ = [*((name, ctypes.c_int32) for name in _SIZES), ("eps", ctypes.c_float)]
 
 
-class _Weights(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in _WEIGHTS]
-
-
 class _Inputs(ctypes.Structure):
     _fields_ = [*((name, ctypes.c_void_p) for name in _INPUTS), ("memory_tokens", ctypes.c_int64)]
 
@@ -123,8 +119,8 @@ class FrameBlocks:
     def __init__(self, layers: Sequence[BlockWeights], heads: int, eps: float, gelu: Gelu) -> None:
         first = layers[0]
         self.dtype, self._dim, self._hidden = first.q.dtype, first.q.shape[1], first.widen.shape[0]
-        why = why_not(self.dtype)
-        require(why is None, f"the C++ blocks cannot run here: {why}")
+        require(first.q.is_cpu, f"the C++ blocks are for a processor, and the weights lie on {first.q.device}")
+        self._run = function("frame_blocks", self.dtype)
         width = self._dim // heads
         require(
             self._dim % heads == 0 and width % 2 == 0 and width <= MAX_HEAD,
@@ -132,20 +128,16 @@ class FrameBlocks:
         )
         for layer in layers:
             _check_weights(layer, self._dim, self._hidden, self.dtype)
-        self._tensors = [tensor for layer in layers for tensor in layer.tensors()]
-        self._held = [tensor.detach() for tensor in self._tensors]
-        self._places = [tensor.data_ptr() for tensor in self._tensors]
-        self._weights = (_Weights * len(layers))(*(_Weights(*map(Tensor.data_ptr, one.tensors())) for one in layers))
+        self._weights = PlacedWeights([tensor for layer in layers for tensor in layer.tensors()])
+        self._count = len(layers)
         self._heads, self._eps, self._exact = heads, eps, gelu == "none"
-        name = "bfloat16" if self.dtype == torch.bfloat16 else "float32"
-        self._run = getattr(library(), f"relic_frame_blocks_{name}")
 
     def holds(self) -> bool:
         """Whether the weights lie where they lay: those of a network that was cast or moved do not.
 
         What is computed then is by the weights of before.
         """
-        return self._places == [tensor.data_ptr() for tensor in self._tensors]
+        return self._weights.holds()
 
     def __call__(
         self, x: Tensor, modulation: Tensor, rotation: Tensor, inputs: Sequence[BlockInputs], threads: int
@@ -167,7 +159,7 @@ class FrameBlocks:
         """
         tokens, width = x.shape[0], self._dim // self._heads
         require(0 < tokens <= MAX_TOKENS, f"x of {tokens} tokens: 1 to {MAX_TOKENS} fit")
-        require(len(inputs) == len(self._weights), f"{len(inputs)} inputs for {len(self._weights)} blocks")
+        require(len(inputs) == self._count, f"{len(inputs)} inputs for {self._count} blocks")
         check("x", x, (tokens, self._dim), self.dtype)
         check("modulation", modulation, (6, self._dim), torch.float32)
         check("rotation", rotation, (tokens, width // 2), torch.complex64)
@@ -182,7 +174,7 @@ class FrameBlocks:
         counts = (tokens, self._dim, self._heads, self._hidden, text_tokens, poses, self._exact, max(1, threads))
         out = torch.empty_like(x)
         places = (ctypes.c_void_p(one.data_ptr()) for one in (x, out, modulation, rotation))
-        if self._run(ctypes.byref(_Sizes(*counts, self._eps)), self._weights, rows, len(rows), *places):
+        if self._run(ctypes.byref(_Sizes(*counts, self._eps)), self._weights.table, rows, len(rows), *places):
             raise MemoryError("no room for the activations of a pass")
         return out
 

@@ -19,6 +19,8 @@ from pathlib import Path
 
 import torch
 
+from relic_kernels.dispatch import require
+
 _PACKAGE = Path(__file__).resolve().parents[1]
 _OPTIONS = ("-std=c++17", "-O3", "-fno-math-errno", "-ffp-contract=fast", "-fPIC")
 _SECONDS = 300
@@ -57,6 +59,17 @@ def library() -> ctypes.CDLL:
     if isinstance(found, str):
         raise NativeUnavailableError(found)
     return found
+
+
+def function(name: str, dtype: torch.dtype) -> ctypes._NamedFuncPointer:
+    """An operator of the library in a number format.
+
+    Raises:
+        ValueError: where it cannot run; it says why.
+    """
+    why = why_not(dtype)
+    require(why is None, f"the C++ {name.rpartition('_')[2]} cannot run here: {why}")
+    return getattr(library(), f"relic_{name}_{'bfloat16' if dtype == torch.bfloat16 else 'float32'}")
 
 
 @cache

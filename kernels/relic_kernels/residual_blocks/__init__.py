@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from relic_kernels.dispatch import require
-from relic_kernels.native import check, library, may_run, why_not
+from relic_kernels.native import PlacedWeights, check, function, may_run
 
 EPS = 1e-5
 """Of the LayerNorm, torch's own."""
@@ -53,10 +53,6 @@ class _Sizes(ctypes.Structure):
     _fields_ = [*((name, ctypes.c_int32) for name in _SIZES), ("eps", ctypes.c_float)]
 
 
-class _Weights(ctypes.Structure):
-    _fields_ = [(name, ctypes.c_void_p) for name in _WEIGHTS]
-
-
 def runs_natively(x: Tensor, weight: Tensor) -> bool:
     """Whether the C++ may take a network's activations and a layer's weight, see `relic_kernels.native.may_run`."""
     return not any(side % 2 for side in weight.shape) and may_run(weight.dtype, x, weight)
@@ -92,7 +88,7 @@ def pointwise(x: Tensor, weight: Tensor, bias: Tensor, fold: int = 1, unfold: in
     out = torch.empty(len(x), outputs // unfold**2, height * unfold, width * unfold)
     places = (ctypes.c_void_p(one.data_ptr()) for one in (weight, bias, rows, out))
     sizes = (len(x), inputs, outputs, height, width, fold, unfold, torch.get_num_threads())
-    if _function("pointwise", weight.dtype)(*places, *sizes):
+    if function("pointwise", weight.dtype)(*places, *sizes):
         raise MemoryError("no room for the activations of a picture")
     return out
 
@@ -114,21 +110,19 @@ class ResidualBlocks:
         require(0 <= shifted <= self._channels, f"{shifted} shifted channels of {self._channels}")
         for one in blocks:
             _check_weights(one, self._channels, self._hidden, self._side)
-        self._run = _function("residual_blocks", blocks[0].widen.dtype)
-        self._tensors = [getattr(one, name) for one in blocks for name in _WEIGHTS]
-        self._places = [tensor.data_ptr() for tensor in self._tensors]
-        rows = [[getattr(one, name).data_ptr() for name in _WEIGHTS] for one in blocks]
-        self._weights = (_Weights * len(blocks))(*(_Weights(*row) for row in rows))
+        self._run = function("residual_blocks", blocks[0].widen.dtype)
+        self._weights = PlacedWeights([getattr(one, name) for one in blocks for name in _WEIGHTS])
+        self._count = len(blocks)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
-        """A copy of a network has its weights elsewhere: there is None in this one's place."""
+        """See `relic_kernels.native.PlacedWeights`."""
         return type(None), ()
 
     def holds(self, blocks: Sequence[ResidualWeights]) -> bool:
         """Whether these are its weights, and lie where they lay: those of a network that was cast do not."""
         tensors = (getattr(one, name) for one in blocks for name in _WEIGHTS)
-        same = all(a is b for a, b in zip(tensors, self._tensors, strict=True))
-        return same and self._places == [tensor.data_ptr() for tensor in self._tensors]
+        same = all(a is b for a, b in zip(tensors, self._weights.tensors, strict=True))
+        return same and self._weights.holds()
 
     def __call__(self, x: Tensor, past: Sequence[Tensor | None], streams: int = 1) -> tuple[Tensor, list[Tensor]]:
         """Run all blocks.
@@ -144,7 +138,7 @@ class ResidualBlocks:
         Raises:
             ValueError: for tensors that do not fit.
         """
-        count = len(self._weights)
+        count = self._count
         if len(x) % streams or len(past) != count:
             raise ValueError(f"{len(x)} frames of {streams} streams and {len(past)} pasts of {count} blocks")
         require(x.ndim == 4 and x.shape[1] == self._channels, f"x {tuple(x.shape)} must be (N, {self._channels}, h, w)")
@@ -156,15 +150,9 @@ class ResidualBlocks:
         counts = (len(x), streams, self._channels, self._hidden, *x.shape[2:], side, self._shifted)
         sizes = _Sizes(*counts, torch.get_num_threads(), EPS)
         places = (ctypes.c_void_p * count)(*(one.data_ptr() for one in kept))
-        if self._run(ctypes.byref(sizes), self._weights, count, ctypes.c_void_p(out.data_ptr()), places):
+        if self._run(ctypes.byref(sizes), self._weights.table, count, ctypes.c_void_p(out.data_ptr()), places):
             raise MemoryError("no room for the activations of a picture")
         return out, kept
-
-
-def _function(name: str, dtype: torch.dtype) -> ctypes._NamedFuncPointer:
-    why = why_not(dtype)
-    require(why is None, f"the C++ layers cannot run here: {why}")
-    return getattr(library(), f"relic_{name}_{'bfloat16' if dtype == torch.bfloat16 else 'float32'}")
 
 
 def _check_weights(one: ResidualWeights, channels: int, hidden: int, side: int) -> None:

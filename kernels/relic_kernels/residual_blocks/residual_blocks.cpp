@@ -46,7 +46,7 @@ public:
         convolved = (uint32_t *)(normed + size_t(channels) * lanes);
         hidden = (float *)(convolved + size_t(channels) * lanes) + WIDTH;
         planes = hidden + size_t(sizes.threads) * 2 * sizes.hidden * LANES;
-        std::memset(x, 0, sizeof(float) * 2 * channels * lanes);
+        if (lanes > positions) std::memset(x, 0, sizeof(float) * channels * lanes);
 #pragma omp parallel num_threads(sizes.threads) if (sizes.threads > 1)
         {
             const int thread = thread_number(), threads = team_size();
@@ -209,7 +209,7 @@ int pointwise(const Linear<T> &layer, const float *from, float *to, int frames, 
         for (int job = jobs.first; job < jobs.last; ++job) {
             const int frame = job / chunks, chunk = job % chunks;
             uint32_t *packed = (uint32_t *)(rows + size_t(in.channels) * LANES);
-            std::memset(rows, 0, sizeof(float) * in.channels * LANES);
+            if ((chunk + 1) * LANES > in.height * in.width) std::memset(rows, 0, sizeof(float) * in.channels * LANES);
             for (int c = 0; c < in.channels; ++c) {
                 const float *plane = from + in.start(frame, c);
                 in.positions(c, chunk, [&](int lane, long offset) { rows[c * LANES + lane] = plane[offset]; });
