@@ -3,7 +3,6 @@
 
 #include "../native/rows.h"
 
-constexpr int KEYS = 20 * ROWS;    // of a block
 constexpr int WIDEST_HEAD = 256;
 constexpr float HEADROOM = 8.f;    // powers of two by which a logit may exceed the maximum before all is scaled anew
 
@@ -23,6 +22,12 @@ struct Gathered {
 };
 
 template <class T> class Attention {
+public:
+    static constexpr int STEP = T::TILED ? 32 : ROWS;     // keys at once
+    static constexpr int KEYS = T::TILED ? 128 : 20 * ROWS;    // of a block
+
+private:
+    static constexpr int LINE = 64 / sizeof(typename T::Scalar);    // numbers of a cache line
     alignas(64) float logits[KEYS][CHUNK];
     alignas(64) uint32_t weights[KEYS / T::PER_WORD][CHUNK];
     alignas(64) uint32_t values[KEYS / T::PER_WORD * WIDEST_HEAD];
@@ -47,12 +52,12 @@ public:
                 ahead = {memory.keys + (first + count) * stride, memory.values + (first + count) * stride, next};
                 const Gathered of = Gathered::at(room + head * Gathered::floats(dim), dim);
                 const long offset = first * stride + head * dim;
-                interleave(memory.values + offset, stride, count, dim);
+                lay_out(memory.values + offset, stride, count, dim);
                 for (int lane = 0; lane < LANES; lane += CHUNK) {
                     const uint32_t *own = queries + head * dim / T::PER_WORD * LANES + lane;
                     logits_of(own, memory.keys + offset, stride, count, dim);
                     for (int v = 0; v < CHUNK; v += WIDTH) weigh(of, lane, v, count, dim);
-                    gather(of.out + lane, dim, (count + T::PER_WORD - 1) / T::PER_WORD);
+                    gather(of.out + lane, dim, count);
                 }
             }
         }
@@ -68,15 +73,17 @@ private:
     // Asks for some of the next block's numbers: a head's rows lie too far apart for the processor to foresee them, and
     // all at once they would fill its queue.
     INLINE void fetch(int lines) {
-        constexpr int LINE = 64 / sizeof(typename T::Scalar);
         for (; lines > 0 && ahead.numbers.first < ahead.numbers.last; --lines, ahead.numbers.first += LINE) {
             __builtin_prefetch(ahead.keys + ahead.numbers.first);
             __builtin_prefetch(ahead.values + ahead.numbers.first);
         }
     }
 
+    // Whether products are by tiles, which need whole ones of a head's numbers.
+    static INLINE bool tiled(int dim) { return T::TILED && dim % 32 == 0; }
+
     template <int R>
-    INLINE void logit_tile(const uint32_t *queries, const uint32_t *keys, long stride, int first, int words) {
+    INLINE void logit_rows(const uint32_t *queries, const uint32_t *keys, long stride, int first, int words) {
         Floats sums[R][VECTORS_AT_ONCE] = {};
         multiply<T>(sums, queries, LANES, keys + first * stride, stride, 1, words);
         for (int r = 0; r < R; ++r)
@@ -88,19 +95,38 @@ private:
         const int words = dim / T::PER_WORD;
         int first = 0;
         const uint32_t *from = (const uint32_t *)keys;
+#if defined(RELIC_TILES)
+        if (tiled(dim)) {
+            for (; first + STEP <= count; first += STEP)
+                multiply_tiles<false, 2>(from + first * row, 4 * row, queries, logits[first], words / TILE, [&](int i) {
+                    for (int line = 0; line < TILE; ++line)
+                        __builtin_prefetch(keys + (first + STEP + TILE * (i % 2) + line) * stride + i / 2 * LINE, 0, 2);
+                });
+        }
+#endif
         const int tiles = (count + ROWS - 1) / ROWS * (LANES / CHUNK);
         const int lines = (ahead.numbers.last - ahead.numbers.first) / (64 / int(sizeof *keys)) / tiles + 1;
         for (; first + ROWS <= count; first += ROWS) {
             fetch(lines);
-            logit_tile<ROWS>(queries, from, row, first, words);
+            logit_rows<ROWS>(queries, from, row, first, words);
         }
-        for (; first < count; ++first) logit_tile<1>(queries, from, row, first, words);
+        for (; first < count; ++first) logit_rows<1>(queries, from, row, first, words);
+    }
+
+    // Four at once hide the latency.
+    INLINE Floats top_of(int v, int count, Floats least) const {
+        Floats tops[4] = {least, least, least, least};
+        int t = 0;
+        for (; t + 4 <= count; t += 4)
+            for (int i = 0; i < 4; ++i) tops[i] = larger(tops[i], load<Floats>(logits[t + i] + v));
+        for (; t < count; ++t) tops[0] = larger(tops[0], load<Floats>(logits[t] + v));
+        return larger(larger(tops[0], tops[1]), larger(tops[2], tops[3]));
     }
 
     // Logits to weights; what is gathered already is scaled when the maximum grows.
     void weigh(const Gathered &of, int lane, int v, int count, int dim) {
-        Floats peak = load<Floats>(of.peak + lane + v), sum = load<Floats>(of.sum + lane + v), top = peak;
-        for (int t = 0; t < count; ++t) top = larger(top, load<Floats>(logits[t] + v));
+        Floats peak = load<Floats>(of.peak + lane + v), sum = load<Floats>(of.sum + lane + v);
+        const Floats top = top_of(v, count, peak);
         const Ints grown = top > peak + HEADROOM;
         bool any = false;
         for (int i = 0; i < WIDTH; ++i) any |= grown[i] != 0;
@@ -113,7 +139,8 @@ private:
                 store(row, load<Floats>(row) * factor);
             }
         }
-        for (int t = 0; t < count; t += T::PER_WORD) {
+        const int whole = tiled(dim) ? (count + STEP - 1) / STEP * STEP : count;
+        for (int t = 0; t < whole; t += T::PER_WORD) {
             Floats rows[T::PER_WORD];
             for (int i = 0; i < T::PER_WORD; ++i) {
                 rows[i] = t + i < count ? exp2_of(load<Floats>(logits[t + i] + v) - peak) : Floats{};
@@ -124,6 +151,34 @@ private:
         store(of.peak + lane + v, peak);
         store(of.sum + lane + v, sum);
     }
+
+    void lay_out(const typename T::Scalar *from, long stride, int count, int dim) {
+#if defined(RELIC_TILES)
+        if constexpr (T::TILED)
+            if (tiled(dim)) return turn(from, stride, count, dim);
+#endif
+        interleave(from, stride, count, dim);
+    }
+
+#if defined(RELIC_TILES)
+    // Values as (dim, KEYS / 2) words of neighbouring keys; missing keys are 0.
+    void turn(const uint16_t *from, long stride, int count, int dim) {
+        for (int t = 0; t < count; t += STEP)
+            for (int d = 0; d < dim; d += TILE) {
+                Words rows[TILE];
+                for (int i = 0; i < TILE; ++i) {
+                    const int left = count - t - 2 * i;
+                    const uint16_t *here = from + (t + 2 * i) * stride + d;
+                    for (int j = 0; j < 2 && d % LINE == 0; ++j) __builtin_prefetch(here + (KEYS + j) * stride, 0, 2);
+                    const uint16_t *both[] = {here, left > 1 ? here + stride : here};
+                    rows[i] = left > 0 ? T::beside(both) : Words{};
+                    if (left == 1) rows[i] &= 0xffffu;
+                }
+                transpose(rows);
+                for (int i = 0; i < TILE; ++i) store(values + (d + i) * KEYS / 2 + t / 2, rows[i]);
+            }
+    }
+#endif
 
     // Values of neighbouring keys side by side, as words; a key that is missing has weight 0.
     void interleave(const typename T::Scalar *from, long stride, int count, int dim) {
@@ -145,7 +200,7 @@ private:
         }
     }
 
-    template <int R> INLINE void gather_tile(float *out, int first, int words, int dim) {
+    template <int R> INLINE void gather_rows(float *out, int first, int words, int dim) {
         Floats sums[R][VECTORS_AT_ONCE];
         for (int r = 0; r < R; ++r)
             for (int v = 0; v < VECTORS_AT_ONCE; ++v)
@@ -155,11 +210,20 @@ private:
             for (int v = 0; v < VECTORS_AT_ONCE; ++v) store(out + (first + r) * LANES + v * WIDTH, sums[r][v]);
     }
 
-    void gather(float *out, int dim, int words) {
+    void gather(float *out, int dim, int count) {
         int first = 0;
-        for (; first + ROWS <= dim; first += ROWS) gather_tile<ROWS>(out, first, words, dim);
-        for (; first + 4 <= dim; first += 4) gather_tile<4>(out, first, words, dim);
-        for (; first < dim; first += 2) gather_tile<2>(out, first, words, dim);
+#if defined(RELIC_TILES)
+        if (tiled(dim)) {
+            for (; first < dim; first += STEP)
+                multiply_tiles<true, 2>(values + first * KEYS / 2, 2 * KEYS, weights[0], out + first * LANES,
+                                        (count + STEP - 1) / STEP, [](int) {});
+            return;
+        }
+#endif
+        const int words = (count + T::PER_WORD - 1) / T::PER_WORD;
+        for (; first + ROWS <= dim; first += ROWS) gather_rows<ROWS>(out, first, words, dim);
+        for (; first + 4 <= dim; first += 4) gather_rows<4>(out, first, words, dim);
+        for (; first < dim; first += 2) gather_rows<2>(out, first, words, dim);
     }
 };
 

@@ -62,6 +62,7 @@ public:
              const float *rotation) {
 #pragma omp parallel num_threads(sizes.threads) if (sizes.threads > 1)
         {
+            const typename T::Registers registers;
             const int thread = thread_number(), threads = team_size();
             if (thread == 0) {
                 rows_of_tokens<T>(from, sizes.tokens, dim, x, all_words);
@@ -158,11 +159,7 @@ private:
     // A linear layer of what lies in `narrow`: `use(row, vector, value)`.
     template <class Use>
     void product(const void *weight, const void *bias, int inputs, int outputs, int thread, int threads, Use use) {
-        const Linear<T> layer{(const Scalar *)weight, (const Scalar *)bias};
-        linear(layer, narrow, inputs, outputs, thread, threads, [&](int first, int rows, const float(*tile)[LANES]) {
-            for (int r = 0; r < rows; ++r)
-                for (int v = 0; v < VECTORS; ++v) use(first + r, v, load<Floats>(tile[r] + v * WIDTH));
-        });
+        linear(Linear<T>{(const Scalar *)weight, (const Scalar *)bias}, narrow, inputs, outputs, thread, threads, use);
     }
 
     void to_rows(const void *weight, const void *bias, float *to, int thread, int threads) {
@@ -176,14 +173,14 @@ private:
         static thread_local Attention<T> attention;
         const Memory<T> memory{(const Scalar *)keys, (const Scalar *)values, tokens, sizes.heads, head_dim};
         const size_t head = Gathered::floats(head_dim), apart = sizes.heads * head;
-        const int parts = tokens >= 2 * PARTS * KEYS ? PARTS : 1;
+        const int parts = tokens >= 2 * PARTS * attention.KEYS ? PARTS : 1;
         const Share jobs = Share::of(parts * sizes.heads, thread, threads);
         for (int part = 0; part < parts; ++part) {
             const int before = part * sizes.heads, first = jobs.first - before, last = jobs.last - before;
             const Share own{first > 0 ? first : 0, last < sizes.heads ? last : sizes.heads};
-            const long begin = tokens * part / parts / ROWS * ROWS, end = tokens * (part + 1) / parts / ROWS * ROWS;
-            if (own.first < own.last)
-                attention.run(queries, memory, begin, part + 1 < parts ? end : tokens, own, gathered + part * apart);
+            const long begin = tokens * part / parts / attention.STEP * attention.STEP;
+            const long end = part + 1 < parts ? tokens * (part + 1) / parts / attention.STEP * attention.STEP : tokens;
+            if (own.first < own.last) attention.run(queries, memory, begin, end, own, gathered + part * apart);
         }
         barrier();
         const Share merged = Share::of(sizes.heads * VECTORS, thread, threads);
@@ -217,16 +214,16 @@ int run(const Sizes &sizes, const Weights *weights, const Inputs *inputs, int la
 }
 }  // namespace
 
-extern "C" {
-int relic_frame_blocks_float32(const Sizes *sizes, const Weights *weights, const Inputs *inputs, int32_t layers,
-                               const void *from, void *to, const float *modulation, const float *rotation) {
-    return run<Float32>(*sizes, weights, inputs, layers, from, to, modulation, rotation);
-}
+#define EXPORTED(NAME)                                                                                                 \
+    extern "C" int relic_frame_blocks_##NAME(const Sizes *sizes, const Weights *weights, const Inputs *inputs,         \
+                                             int32_t layers, const void *from, void *to, const float *modulation,      \
+                                             const float *rotation) {                                                  \
+        return in_##NAME([&](auto format) {                                                                            \
+            return run<decltype(format)>(*sizes, weights, inputs, layers, from, to, modulation, rotation);             \
+        });                                                                                                            \
+    }
 
+EXPORTED(float32)
 #if defined(__AVX512BF16__)
-int relic_frame_blocks_bfloat16(const Sizes *sizes, const Weights *weights, const Inputs *inputs, int32_t layers,
-                                const void *from, void *to, const float *modulation, const float *rotation) {
-    return run<Bfloat16>(*sizes, weights, inputs, layers, from, to, modulation, rotation);
-}
+EXPORTED(bfloat16)
 #endif
-}

@@ -33,9 +33,46 @@ template <class Vector, class Element> INLINE void store(Element *to, Vector val
     std::memcpy(to, &value, sizeof value);
 }
 
+// WIDTH x WIDTH words, rows to columns.
+#if defined(__AVX512F__)
+INLINE void transpose(Words (&rows)[WIDTH]) {
+    __m512i a[WIDTH], b[WIDTH];
+    for (int i = 0; i < WIDTH; i += 2) {
+        a[i] = _mm512_unpacklo_epi32((__m512i)rows[i], (__m512i)rows[i + 1]);
+        a[i + 1] = _mm512_unpackhi_epi32((__m512i)rows[i], (__m512i)rows[i + 1]);
+    }
+    for (int i = 0; i < WIDTH; i += 4)
+        for (int j = 0; j < 2; ++j) {
+            b[i + 2 * j] = _mm512_unpacklo_epi64(a[i + j], a[i + 2 + j]);
+            b[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + 2 + j]);
+        }
+    for (int i = 0; i < 4; ++i) {
+        const __m512i low = _mm512_shuffle_i32x4(b[i], b[i + 4], 0x88), high = _mm512_shuffle_i32x4(b[i], b[i + 4], 0xdd);
+        const __m512i low2 = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0x88);
+        const __m512i high2 = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0xdd);
+        rows[i] = (Words)_mm512_shuffle_i32x4(low, low2, 0x88);
+        rows[i + 8] = (Words)_mm512_shuffle_i32x4(low, low2, 0xdd);
+        rows[i + 4] = (Words)_mm512_shuffle_i32x4(high, high2, 0x88);
+        rows[i + 12] = (Words)_mm512_shuffle_i32x4(high, high2, 0xdd);
+    }
+}
+#else
+INLINE void transpose(Words (&rows)[WIDTH]) {
+    Words columns[WIDTH];
+    for (int i = 0; i < WIDTH; ++i)
+        for (int j = 0; j < WIDTH; ++j) columns[i][j] = rows[j][i];
+    for (int i = 0; i < WIDTH; ++i) rows[i] = columns[i];
+}
+#endif
+
 INLINE Floats splat(float value) { return Floats{} + value; }
+#if defined(__AVX512F__)
+INLINE Floats larger(Floats a, Floats b) { return (Floats)_mm512_max_ps((__m512)a, (__m512)b); }
+INLINE Floats smaller(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512)a, (__m512)b); }
+#else
 INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 INLINE Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
+#endif
 
 INLINE Floats square_root(Floats x) {
     for (int i = 0; i < WIDTH; ++i) x[i] = std::sqrt(x[i]);
@@ -96,11 +133,15 @@ INLINE Floats gelu_tanh(Floats x) {
     return x * logistic(inner);
 }
 
+struct NoTiles {};
+
 // A number format: how many numbers a 32-bit word holds, and products of words. Words of activations hold neighbouring
-// features of one token; words of weights are what lies in memory.
+// features of one token; words of weights are what lies in memory. Threads hold `Registers` while they multiply.
 struct Float32 {
     typedef float Scalar;
+    typedef NoTiles Registers;
     static constexpr int PER_WORD = 1;
+    static constexpr bool TILED = false;
     static INLINE float wide(float value) { return value; }
     static INLINE Floats dot(Floats sum, Words x, uint32_t w) {
         float weight;
@@ -108,14 +149,16 @@ struct Float32 {
         return sum + (Floats)x * weight;
     }
     static INLINE Words pack(const Floats *rows) { return (Words)rows[0]; }
-    static INLINE void widen(uint32_t word, float *values) { std::memcpy(values, &word, 4); }
+    static INLINE void widen(Words words, Floats *rows) { rows[0] = (Floats)words; }
     static INLINE Words beside(const float *const *rows) { return load<Words>(rows[0]); }
 };
 
 #if defined(__AVX512BF16__)
 struct Bfloat16 {
     typedef uint16_t Scalar;
+    typedef NoTiles Registers;
     static constexpr int PER_WORD = 2;
+    static constexpr bool TILED = false;
     static INLINE float wide(uint16_t value) {
         const uint32_t bits = uint32_t(value) << 16;
         float out;
@@ -126,12 +169,12 @@ struct Bfloat16 {
         return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)_mm512_set1_epi32(w));
     }
     static INLINE Words pack(const Floats *rows) {
-        const Words a = rounded(rows[0]), b = rounded(rows[1]);
-        return (a >> 16) | (b & 0xffff0000u);
+        const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)rows[1], (__m512)rows[0]);
+        return (Words)_mm512_permutexvar_epi16((__m512i)load<Words>(TO_WORDS), both);
     }
-    static INLINE void widen(uint32_t word, float *values) {
-        values[0] = wide(uint16_t(word));
-        values[1] = wide(uint16_t(word >> 16));
+    static INLINE void widen(Words words, Floats *rows) {
+        rows[0] = (Floats)(words << 16);
+        rows[1] = (Floats)(words & 0xffff0000u);
     }
     static INLINE Words beside(const uint16_t *const *rows) {
         const Words a = __builtin_convertvector(load<Halves>(rows[0]), Words);
@@ -140,9 +183,8 @@ struct Bfloat16 {
     }
 
 private:
-    static INLINE Words rounded(Floats x) {
-        const Words bits = (Words)x;
-        return bits + 0x7fffu + ((bits >> 16) & 1u);
-    }
+    // Of 16 numbers and 16 more, one of each in turn.
+    alignas(64) static constexpr uint16_t TO_WORDS[32] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
+                                                          8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
 };
 #endif

@@ -1,7 +1,7 @@
 // The one matrix product of the library, and linear layers by it.
 #pragma once
 
-#include "lanes.h"
+#include "tiles.h"
 
 // A tile fits the registers: ROWS outputs by VECTORS_AT_ONCE vectors of lanes.
 constexpr int ROWS = 6;
@@ -30,10 +30,9 @@ template <class T> struct Linear {
     const typename T::Scalar *weight, *bias;
 };
 
-// Outputs `first` to `first + R`, given to `use(first, tile)` as R rows of LANES floats.
+// Outputs `first` to `first + R`.
 template <class T, int R, class Use>
-INLINE void linear_tile(const Linear<T> &layer, const uint32_t *x, int words, int first, Use &use) {
-    alignas(64) float tile[R][LANES];
+INLINE void linear_rows(const Linear<T> &layer, const uint32_t *x, int words, int first, Use &use) {
     const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
     for (int lane = 0; lane < LANES; lane += CHUNK) {
         Floats sums[R][VECTORS_AT_ONCE];
@@ -41,10 +40,26 @@ INLINE void linear_tile(const Linear<T> &layer, const uint32_t *x, int words, in
             for (auto &sum : sums[r]) sum = splat(T::wide(layer.bias[first + r]));
         multiply<T>(sums, x + lane, LANES, weights, words, 1, words);
         for (int r = 0; r < R; ++r)
-            for (int v = 0; v < VECTORS_AT_ONCE; ++v) store(tile[r] + lane + v * WIDTH, sums[r][v]);
+            for (int v = 0; v < VECTORS_AT_ONCE; ++v) use(first + r, lane / WIDTH + v, sums[r][v]);
     }
-    use(first, R, (const float(*)[LANES])tile);
 }
+
+#if defined(RELIC_TILES)
+// `next` are the rows of weights that come after.
+template <class T, int HIGH, class Use>
+INLINE void linear_tiles(const Linear<T> &layer, const uint32_t *x, int words, int first, const char *next, Use &use) {
+    alignas(64) float sums[HIGH * TILE][LANES];
+    constexpr int LINES = HIGH * TILE / 2;
+    const auto ask = [&](int i) {
+        for (int line = 0; line < LINES; ++line) _mm_prefetch(next + 64 * (LINES * i + line), _MM_HINT_T1);
+    };
+    const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
+    multiply_tiles<false, HIGH>(weights, 4L * words, x, sums[0], words / TILE, ask);
+    for (int r = 0; r < HIGH * TILE; ++r)
+        for (int v = 0; v < VECTORS; ++v)
+            use(first + r, v, load<Floats>(sums[r] + v * WIDTH) + T::wide(layer.bias[first + r]));
+}
+#endif
 
 // What thread `thread` of a team has to do of `count` things, in order.
 struct Share {
@@ -52,21 +67,37 @@ struct Share {
     static Share of(int count, int thread, int threads) {
         return {int(long(count) * thread / threads), int(long(count) * (thread + 1) / threads)};
     }
+    // Of `count` things by `step` at once.
+    static Share of_steps(int count, int step, int thread, int threads) {
+        const Share steps = of((count + step - 1) / step, thread, threads);
+        return {steps.first * step, steps.last * step < count ? steps.last * step : count};
+    }
 };
 
-// A thread's share of a linear layer; `inputs` and `outputs` are even.
+// A thread's share of a linear layer, given to `use(output, vector, value)`; `inputs` and `outputs` are even.
 template <class T, class Use>
-void linear(const Linear<T> &layer, const uint32_t *x, int inputs, int outputs, int thread, int threads, Use use) {
+void linear(const Linear<T> &layer, const uint32_t *x, int inputs, int outputs, int thread, int threads, Use use,
+            const char *next_rows = nullptr) {
     const int words = inputs / T::PER_WORD;
-    const Share tiles = Share::of((outputs + ROWS - 1) / ROWS, thread, threads);
-    const int last = tiles.last * ROWS < outputs ? tiles.last * ROWS : outputs;
-    int first = tiles.first * ROWS;
-    const char *next = (const char *)layer.weight + 4L * (first + ROWS) * words;
-    const char *end = (const char *)layer.weight + 4L * last * words;
-    for (; first + ROWS <= last; first += ROWS) {
-        // the next tile's weights: its rows are too short for the processor to foresee them
+    Share own = Share::of_steps(outputs, ROWS, thread, threads);
+#if defined(RELIC_TILES)
+    if constexpr (T::TILED)
+        if (words % TILE == 0) {
+            own = Share::of_steps(outputs, TILE, thread, threads);
+            const char *rows = (const char *)layer.weight;
+            const char *then = next_rows ? next_rows : rows + 4L * own.last * words;
+            for (; own.first + 2 * TILE <= own.last; own.first += 2 * TILE)
+                linear_tiles<T, 2>(layer, x, words, own.first, own.first + 3 * TILE <= own.last ? rows + 4L * (own.first + 2 * TILE) * words : then, use);
+            for (; own.first + TILE <= own.last; own.first += TILE)
+                linear_tiles<T, 1>(layer, x, words, own.first, then, use);
+        }
+#endif
+    const char *next = (const char *)layer.weight + 4L * (own.first + ROWS) * words;
+    const char *end = (const char *)layer.weight + 4L * own.last * words;
+    for (; own.first + ROWS <= own.last; own.first += ROWS) {
+        // the next rows of weights: they are too short for the processor to foresee them
         for (const char *stop = next + 4L * ROWS * words; next < stop && next < end; next += 64) __builtin_prefetch(next);
-        linear_tile<T, ROWS>(layer, x, words, first, use);
+        linear_rows<T, ROWS>(layer, x, words, own.first, use);
     }
-    for (; first < last; first += 2) linear_tile<T, 2>(layer, x, words, first, use);
+    for (; own.first < own.last; own.first += 2) linear_rows<T, 2>(layer, x, words, own.first, use);
 }

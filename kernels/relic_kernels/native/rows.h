@@ -6,27 +6,44 @@
 INLINE Floats at(const float *rows, int row, int v) { return load<Floats>(rows + row * LANES + v * WIDTH); }
 INLINE void put(float *rows, int row, int v, Floats value) { store(rows + row * LANES + v * WIDTH, value); }
 
+INLINE int least(int a, int b) { return a < b ? a : b; }
+
 // (tokens, dim) numbers -> rows of floats; lanes without a token are 0.
 template <class T>
 void rows_of_tokens(const typename T::Scalar *from, int tokens, int dim, float *rows, Share words) {
-    for (int w = words.first; w < words.last; ++w)
-        for (int t = 0; t < LANES; ++t) {
-            float values[T::PER_WORD] = {};
-            if (t < tokens) {
-                uint32_t word;
-                std::memcpy(&word, from + long(t) * dim + w * T::PER_WORD, 4);
-                T::widen(word, values);
+    for (int first = words.first; first < words.last; first += WIDTH)
+        for (int v = 0; v < VECTORS; ++v) {
+            const int count = least(WIDTH, words.last - first);
+            Words block[WIDTH] = {};
+            for (int i = 0; i < WIDTH && v * WIDTH + i < tokens; ++i) {
+                const typename T::Scalar *here = from + long(v * WIDTH + i) * dim + first * T::PER_WORD;
+                if (count == WIDTH) block[i] = load<Words>(here);
+                else std::memcpy(&block[i], here, 4 * count);
             }
-            for (int i = 0; i < T::PER_WORD; ++i) rows[(w * T::PER_WORD + i) * LANES + t] = values[i];
+            transpose(block);
+            for (int i = 0; i < count; ++i) {
+                Floats values[T::PER_WORD];
+                T::widen(block[i], values);
+                for (int j = 0; j < T::PER_WORD; ++j) put(rows, (first + i) * T::PER_WORD + j, v, values[j]);
+            }
         }
 }
 
 // (dim / PER_WORD, LANES) words -> (tokens, dim) numbers.
 template <class T>
 void tokens_of_words(const uint32_t *from, int tokens, int dim, typename T::Scalar *to, Share words) {
-    for (int w = words.first; w < words.last; ++w)
-        for (int t = 0; t < tokens; ++t)
-            std::memcpy(to + long(t) * dim + w * T::PER_WORD, from + w * LANES + t, 4);
+    for (int first = words.first; first < words.last; first += WIDTH)
+        for (int v = 0; v < VECTORS; ++v) {
+            const int count = least(WIDTH, words.last - first);
+            Words block[WIDTH] = {};
+            for (int i = 0; i < count; ++i) block[i] = load<Words>(from + (first + i) * LANES + v * WIDTH);
+            transpose(block);
+            for (int i = 0; i < WIDTH && v * WIDTH + i < tokens; ++i) {
+                typename T::Scalar *here = to + long(v * WIDTH + i) * dim + first * T::PER_WORD;
+                if (count == WIDTH) store(here, block[i]);
+                else std::memcpy(here, &block[i], 4 * count);
+            }
+        }
 }
 
 // Rows `word * PER_WORD` and following as one row of words.

@@ -49,6 +49,7 @@ public:
         if (lanes > positions) std::memset(x, 0, sizeof(float) * channels * lanes);
 #pragma omp parallel num_threads(sizes.threads) if (sizes.threads > 1)
         {
+            const typename T::Registers registers;
             const int thread = thread_number(), threads = team_size();
             for (int block = 0; block < blocks; ++block)
                 for (int frame = 0; frame < sizes.frames; ++frame) {
@@ -160,17 +161,13 @@ private:
         const Linear<T> narrow{(const Scalar *)w.narrow, (const Scalar *)w.narrow_bias};
         uint32_t *packed = (uint32_t *)(room + sizes.hidden * LANES);
         linear(widen, convolved + size_t(chunk) * words * LANES, channels, sizes.hidden, 0, 1,
-               [&](int first, int rows, const float(*tile)[LANES]) {
-                   for (int r = 0; r < rows; ++r)
-                       for (int v = 0; v < VECTORS; ++v) put(room, first + r, v, silu(load<Floats>(tile[r] + v * WIDTH)));
-               });
+               [&](int r, int v, Floats value) { put(room, r, v, silu(value)); });
         pack<T>(room, sizes.hidden, packed, {0, VECTORS});
         const int begin = chunk * LANES, count = positions - begin < LANES ? positions - begin : LANES;
-        linear(narrow, packed, sizes.hidden, channels, 0, 1, [&](int first, int rows, const float(*tile)[LANES]) {
-            for (int r = 0; r < rows; ++r) {
-                float *to = own + size_t(first + r) * positions + begin;
-                for (int i = 0; i < count; ++i) to[i] += tile[r][i];
-            }
+        linear(narrow, packed, sizes.hidden, channels, 0, 1, [&](int r, int v, Floats value) {
+            float *to = own + size_t(r) * positions + begin + v * WIDTH;
+            if ((v + 1) * WIDTH <= count) return store(to, load<Floats>(to) + value);
+            for (int i = 0; v * WIDTH + i < count; ++i) to[i] += value[i];
         });
     }
 };
@@ -202,13 +199,15 @@ int pointwise(const Linear<T> &layer, const float *from, float *to, int frames, 
     bool failed = false;
 #pragma omp parallel num_threads(threads_wanted) if (threads_wanted > 1)
     {
+        const typename T::Registers registers;
         static thread_local Room room;
-        float *rows = room.of(2 * size_t(in.channels) * LANES);
+        float *rows = room.of((2 * size_t(in.channels) + out.channels) * LANES);
         if (!rows) failed = true;
         const Share jobs = Share::of(rows ? frames * chunks : 0, thread_number(), team_size());
         for (int job = jobs.first; job < jobs.last; ++job) {
             const int frame = job / chunks, chunk = job % chunks;
-            uint32_t *packed = (uint32_t *)(rows + size_t(in.channels) * LANES);
+            float *done = rows + size_t(in.channels) * LANES;
+            uint32_t *packed = (uint32_t *)(done + size_t(out.channels) * LANES);
             if ((chunk + 1) * LANES > in.height * in.width) std::memset(rows, 0, sizeof(float) * in.channels * LANES);
             for (int c = 0; c < in.channels; ++c) {
                 const float *plane = from + in.start(frame, c);
@@ -216,12 +215,11 @@ int pointwise(const Linear<T> &layer, const float *from, float *to, int frames, 
             }
             pack<T>(rows, in.channels, packed, {0, VECTORS});
             linear(layer, packed, in.channels, out.channels, 0, 1,
-                   [&](int first, int count, const float(*tile)[LANES]) {
-                       for (int r = 0; r < count; ++r) {
-                           float *plane = to + out.start(frame, first + r);
-                           out.positions(first + r, chunk, [&](int lane, long offset) { plane[offset] = tile[r][lane]; });
-                       }
-                   });
+                   [&](int r, int v, Floats value) { put(done, r, v, value); });
+            for (int c = 0; c < out.channels; ++c) {
+                float *plane = to + out.start(frame, c);
+                out.positions(c, chunk, [&](int lane, long offset) { plane[offset] = done[c * LANES + lane]; });
+            }
         }
     }
     return failed;
@@ -238,21 +236,23 @@ int residual(const PictureSizes &sizes, const PictureWeights *weights, int block
 }
 }  // namespace
 
-#define EXPORTED(NAME, FORMAT)                                                                                         \
+#define EXPORTED(NAME)                                                                                                 \
     extern "C" int relic_residual_blocks_##NAME(const PictureSizes *sizes, const PictureWeights *weights,              \
                                                 int32_t blocks, float *frames, float *const *past) {                   \
-        return residual<FORMAT>(*sizes, weights, blocks, frames, past);                                                \
+        return in_##NAME([&](auto format) { return residual<decltype(format)>(*sizes, weights, blocks, frames, past); }); \
     }                                                                                                                  \
     extern "C" int relic_pointwise_##NAME(const void *weight, const void *bias, const float *from, float *to,          \
                                           int32_t frames, int32_t inputs, int32_t outputs, int32_t height,             \
                                           int32_t width, int32_t fold, int32_t unfold, int32_t threads) {              \
-        typedef FORMAT::Scalar Scalar;                                                                                 \
-        const Linear<FORMAT> layer{(const Scalar *)weight, (const Scalar *)bias};                                      \
-        return pointwise(layer, from, to, frames, {inputs, height, width, fold}, {outputs, height, width, unfold},     \
-                         threads);                                                                                     \
+        return in_##NAME([&](auto format) {                                                                            \
+            typedef decltype(format) Format;                                                                           \
+            typedef const typename Format::Scalar *Place;                                                              \
+            return pointwise<Format>({(Place)weight, (Place)bias}, from, to, frames, {inputs, height, width, fold},    \
+                                     {outputs, height, width, unfold}, threads);                                       \
+        });                                                                                                            \
     }
 
-EXPORTED(float32, Float32)
+EXPORTED(float32)
 #if defined(__AVX512BF16__)
-EXPORTED(bfloat16, Bfloat16)
+EXPORTED(bfloat16)
 #endif
