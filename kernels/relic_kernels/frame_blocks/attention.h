@@ -33,8 +33,9 @@ private:
     alignas(64) uint32_t values[KEYS / T::PER_WORD * WIDEST_HEAD];
     struct {
         const typename T::Scalar *keys, *values;
-        Share numbers;
-    } ahead;    // of the next block, to be asked for
+        long stride;
+        int rows, lines;
+    } ahead;    // what comes next, to be asked for
 
 public:
     // Some heads over keys `first` to `last`. Queries (heads dim / PER_WORD, LANES) are words, scaled by
@@ -46,10 +47,11 @@ public:
             clear(Gathered::at(room + head * Gathered::floats(dim), dim), dim);
         for (; first < last; first += KEYS) {
             const int count = int(last - first < KEYS ? last - first : KEYS);
-            const long later = last - first - count < KEYS ? last - first - count : KEYS;
             for (int head = heads.first; head < heads.last; ++head) {
-                const Share next = Share::of(int(later * stride), head - heads.first, many);
-                ahead = {memory.keys + (first + count) * stride, memory.values + (first + count) * stride, next};
+                const bool same = head + 1 < heads.last;
+                const long next = same ? first : first + count;
+                const long ahead_by = next * stride + (same ? head + 1 : heads.first) * dim;
+                ahead = {memory.keys + ahead_by, memory.values + ahead_by, stride, int(last - next < KEYS ? last - next : KEYS), (dim + LINE - 1) / LINE};
                 const Gathered of = Gathered::at(room + head * Gathered::floats(dim), dim);
                 const long offset = first * stride + head * dim;
                 lay_out(memory.values + offset, stride, count, dim);
@@ -70,13 +72,15 @@ private:
         for (int i = 0; i < LANES; ++i) of.peak[i] = -INFINITY;
     }
 
-    // Asks for some of the next block's numbers: a head's rows lie too far apart for the processor to foresee them, and
-    // all at once they would fill its queue.
-    INLINE void fetch(int lines) {
-        for (; lines > 0 && ahead.numbers.first < ahead.numbers.last; --lines, ahead.numbers.first += LINE) {
-            __builtin_prefetch(ahead.keys + ahead.numbers.first);
-            __builtin_prefetch(ahead.values + ahead.numbers.first);
-        }
+    // Asks for some rows of what comes next: they lie too far apart for the processor to foresee them, and all at once
+    // they would fill its queue.
+    INLINE void fetch(int rows) {
+        constexpr int CACHE = T::TILED ? 2 : 3;    // tiles are read from the second as fast
+        for (; rows > 0 && ahead.rows > 0; --rows, --ahead.rows, ahead.keys += ahead.stride, ahead.values += ahead.stride)
+            for (int line = 0; line < ahead.lines; ++line) {
+                __builtin_prefetch(ahead.keys + line * LINE, 0, CACHE);
+                __builtin_prefetch(ahead.values + line * LINE, 0, CACHE);
+            }
     }
 
     // Whether products are by tiles, which need whole ones of a head's numbers.
@@ -97,17 +101,14 @@ private:
         const uint32_t *from = (const uint32_t *)keys;
 #if defined(RELIC_TILES)
         if (tiled(dim)) {
+            const int rows = STEP * TILE / 2 / words + 1;
             for (; first + STEP <= count; first += STEP)
-                multiply_tiles<false, 2>(from + first * row, 4 * row, queries, logits[first], words / TILE, [&](int i) {
-                    for (int line = 0; line < TILE; ++line)
-                        __builtin_prefetch(keys + (first + STEP + TILE * (i % 2) + line) * stride + i / 2 * LINE, 0, 2);
-                });
+                multiply_tiles<false, 2>(from + first * row, 4 * row, queries, logits[first], words / TILE,
+                                         [&](int) { fetch(rows); });
         }
 #endif
-        const int tiles = (count + ROWS - 1) / ROWS * (LANES / CHUNK);
-        const int lines = (ahead.numbers.last - ahead.numbers.first) / (64 / int(sizeof *keys)) / tiles + 1;
         for (; first + ROWS <= count; first += ROWS) {
-            fetch(lines);
+            fetch(ROWS);
             logit_rows<ROWS>(queries, from, row, first, words);
         }
         for (; first < count; ++first) logit_rows<1>(queries, from, row, first, words);
@@ -164,18 +165,20 @@ private:
     // Values as (dim, KEYS / 2) words of neighbouring keys; missing keys are 0.
     void turn(const uint16_t *from, long stride, int count, int dim) {
         for (int t = 0; t < count; t += STEP)
-            for (int d = 0; d < dim; d += TILE) {
-                Words rows[TILE];
+            for (int d = 0; d < dim; d += 2 * TILE) {
+                Words low[TILE], high[TILE];
                 for (int i = 0; i < TILE; ++i) {
                     const int left = count - t - 2 * i;
                     const uint16_t *here = from + (t + 2 * i) * stride + d;
-                    for (int j = 0; j < 2 && d % LINE == 0; ++j) __builtin_prefetch(here + (KEYS + j) * stride, 0, 2);
-                    const uint16_t *both[] = {here, left > 1 ? here + stride : here};
-                    rows[i] = left > 0 ? T::beside(both) : Words{};
-                    if (left == 1) rows[i] &= 0xffffu;
+                    const Words a = left > 0 ? load<Words>(here) : Words{}, b = left > 1 ? load<Words>(here + stride) : Words{};
+                    T::beside(a, b, low[i], high[i]);
                 }
-                transpose(rows);
-                for (int i = 0; i < TILE; ++i) store(values + (d + i) * KEYS / 2 + t / 2, rows[i]);
+                transpose(low);
+                transpose(high);
+                for (int i = 0; i < TILE; ++i) {
+                    store(values + (d + i) * KEYS / 2 + t / 2, low[i]);
+                    store(values + (d + TILE + i) * KEYS / 2 + t / 2, high[i]);
+                }
             }
     }
 #endif

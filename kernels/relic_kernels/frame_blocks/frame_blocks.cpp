@@ -87,15 +87,13 @@ private:
         self_attention(w, in, thread, threads);
         const float *gate = table + 2 * dim;
         const Scalar *action = (const Scalar *)in.action;
-        product(w.out, w.out_bias, dim, dim, thread, threads, [&](int r, int v, Floats value) {
-            put(x, r, v, at(x, r, v) + value * gate[r] + T::wide(action[r]));
-        });
+        add_product(w.out, w.out_bias, dim, thread, threads,
+                    [&](int r, Floats value) { return value * gate[r] + T::wide(action[r]); });
         barrier();
         layer_norm<T>(x, dim, w.text_norm, 0.f, w.text_norm_bias, sizes.eps, narrow, vectors);
         barrier();
         text_attention(w, in, thread, threads);
-        product(w.text_out, w.text_out_bias, dim, dim, thread, threads,
-                [&](int r, int v, Floats value) { put(x, r, v, at(x, r, v) + value); });
+        add_product(w.text_out, w.text_out_bias, dim, thread, threads, [](int, Floats value) { return value; });
         barrier();
         layer_norm<T>(x, dim, table + 4 * dim, 1.f, table + 3 * dim, sizes.eps, narrow, vectors);
         barrier();
@@ -144,26 +142,39 @@ private:
 
     void feed_forward(const Weights &w, int thread, int threads) {
         const bool exact = sizes.exact_gelu;
-        product(w.widen, w.widen_bias, dim, sizes.hidden, thread, threads,
-                [&](int r, int v, Floats value) { put(wide, r, v, exact ? gelu_exact(value) : gelu_tanh(value)); });
-        barrier();
-        const Share own = Share::of(sizes.hidden / T::PER_WORD, thread, threads);
-        for (int word = own.first; word < own.last; ++word)
-            for (int v = 0; v < VECTORS; ++v) pack_row<T>(wide, narrow, word, v);
+        uint32_t *hidden = (uint32_t *)wide;
+        product(w.widen, w.widen_bias, dim, sizes.hidden, thread, threads, [&](int r, int v, const Floats *both) {
+            Floats active[2];
+            for (int i = 0; i < 2; ++i) active[i] = exact ? gelu_exact(both[i]) : gelu_tanh(both[i]);
+            pack_two<T>(active, hidden, r, v);
+        });
         barrier();
         const float *gate = table + 5 * dim;
-        product(w.narrow, w.narrow_bias, sizes.hidden, dim, thread, threads,
-                [&](int r, int v, Floats value) { put(x, r, v, at(x, r, v) + value * gate[r]); });
+        add_product(w.narrow, w.narrow_bias, sizes.hidden, thread, threads,
+                    [&](int r, Floats value) { return value * gate[r]; }, hidden);
     }
 
-    // A linear layer of what lies in `narrow`: `use(row, vector, value)`.
+    // A linear layer of what lies in `narrow`, or in `from`; see `linear`.
     template <class Use>
-    void product(const void *weight, const void *bias, int inputs, int outputs, int thread, int threads, Use use) {
-        linear(Linear<T>{(const Scalar *)weight, (const Scalar *)bias}, narrow, inputs, outputs, thread, threads, use);
+    void product(const void *weight, const void *bias, int inputs, int outputs, int thread, int threads, Use use,
+                 const uint32_t *from = nullptr) {
+        const Linear<T> layer{(const Scalar *)weight, (const Scalar *)bias};
+        linear(layer, from ? from : narrow, inputs, outputs, thread, threads, use);
     }
 
     void to_rows(const void *weight, const void *bias, float *to, int thread, int threads) {
-        product(weight, bias, dim, dim, thread, threads, [&](int r, int v, Floats value) { put(to, r, v, value); });
+        product(weight, bias, dim, dim, thread, threads, [&](int r, int v, const Floats *both) {
+            for (int i = 0; i < 2; ++i) put(to, r + i, v, both[i]);
+        });
+    }
+
+    // The same, changed by `change(row, value)`, added to `x`.
+    template <class Change>
+    void add_product(const void *weight, const void *bias, int inputs, int thread, int threads, Change change,
+                     const uint32_t *from = nullptr) {
+        product(weight, bias, inputs, dim, thread, threads, [&](int r, int v, const Floats *both) {
+            for (int i = 0; i < 2; ++i) put(x, r + i, v, at(x, r + i, v) + change(r + i, both[i]));
+        }, from);
     }
 
     float logit_scale() const { return LOG2_E / std::sqrt(float(head_dim)); }

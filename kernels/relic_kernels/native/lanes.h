@@ -170,7 +170,7 @@ struct Bfloat16 {
     }
     static INLINE Words pack(const Floats *rows) {
         const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)rows[1], (__m512)rows[0]);
-        return (Words)_mm512_permutexvar_epi16((__m512i)load<Words>(TO_WORDS), both);
+        return (Words)_mm512_permutexvar_epi16((__m512i)load<Words>(IN_TURN), both);
     }
     static INLINE void widen(Words words, Floats *rows) {
         rows[0] = (Floats)(words << 16);
@@ -181,10 +181,21 @@ struct Bfloat16 {
         const Words b = __builtin_convertvector(load<Halves>(rows[1]), Words);
         return a | (b << 16);
     }
+    // 32 numbers of one token and of the next, as words of both: the first 16, and the others.
+    static INLINE void beside(Words a, Words b, Words &low, Words &high) {
+        low = (Words)_mm512_permutex2var_epi16((__m512i)a, (__m512i)load<Words>(FIRST_OF_BOTH), (__m512i)b);
+        high = (Words)_mm512_permutex2var_epi16((__m512i)a, (__m512i)load<Words>(LAST_OF_BOTH), (__m512i)b);
+    }
 
 private:
-    // Of 16 numbers and 16 more, one of each in turn.
-    alignas(64) static constexpr uint16_t TO_WORDS[32] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
-                                                          8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    // One number of each half in turn; one of each vector.
+    alignas(64) static constexpr uint16_t IN_TURN[32] = {0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23,
+                                                         8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+    alignas(64) static constexpr uint16_t FIRST_OF_BOTH[32] = {0,  32, 1,  33, 2,  34, 3,  35, 4,  36, 5,
+                                                               37, 6,  38, 7,  39, 8,  40, 9,  41, 10, 42,
+                                                               11, 43, 12, 44, 13, 45, 14, 46, 15, 47};
+    alignas(64) static constexpr uint16_t LAST_OF_BOTH[32] = {16, 48, 17, 49, 18, 50, 19, 51, 20, 52, 21,
+                                                              53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58,
+                                                              27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
 };
 #endif

@@ -39,8 +39,11 @@ INLINE void linear_rows(const Linear<T> &layer, const uint32_t *x, int words, in
         for (int r = 0; r < R; ++r)
             for (auto &sum : sums[r]) sum = splat(T::wide(layer.bias[first + r]));
         multiply<T>(sums, x + lane, LANES, weights, words, 1, words);
-        for (int r = 0; r < R; ++r)
-            for (int v = 0; v < VECTORS_AT_ONCE; ++v) use(first + r, lane / WIDTH + v, sums[r][v]);
+        for (int r = 0; r < R; r += 2)
+            for (int v = 0; v < VECTORS_AT_ONCE; ++v) {
+                const Floats both[] = {sums[r][v], sums[r + 1][v]};
+                use(first + r, lane / WIDTH + v, both);
+            }
     }
 }
 
@@ -55,9 +58,13 @@ INLINE void linear_tiles(const Linear<T> &layer, const uint32_t *x, int words, i
     };
     const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
     multiply_tiles<false, HIGH>(weights, 4L * words, x, sums[0], words / TILE, ask);
-    for (int r = 0; r < HIGH * TILE; ++r)
-        for (int v = 0; v < VECTORS; ++v)
-            use(first + r, v, load<Floats>(sums[r] + v * WIDTH) + T::wide(layer.bias[first + r]));
+    for (int r = 0; r < HIGH * TILE; r += 2)
+        for (int v = 0; v < VECTORS; ++v) {
+            Floats both[2];
+            for (int i = 0; i < 2; ++i)
+                both[i] = load<Floats>(sums[r + i] + v * WIDTH) + T::wide(layer.bias[first + r + i]);
+            use(first + r, v, both);
+        }
 }
 #endif
 
@@ -74,7 +81,8 @@ struct Share {
     }
 };
 
-// A thread's share of a linear layer, given to `use(output, vector, value)`; `inputs` and `outputs` are even.
+// A thread's share of a linear layer, by two outputs at once: `use(output, vector, values)` gets the first's number and
+// the values of both. `inputs` and `outputs` are even.
 template <class T, class Use>
 void linear(const Linear<T> &layer, const uint32_t *x, int inputs, int outputs, int thread, int threads, Use use,
             const char *next_rows = nullptr) {

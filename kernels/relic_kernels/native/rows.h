@@ -53,6 +53,11 @@ template <class T> INLINE void pack_row(const float *rows, uint32_t *to, int wor
     store(to + word * LANES + v * WIDTH, T::pack(both));
 }
 
+// Two rows' values as words, row `row` first; it is even.
+template <class T> INLINE void pack_two(const Floats *both, uint32_t *to, int row, int v) {
+    for (int i = 0; i < 2; i += T::PER_WORD) store(to + (row + i) / T::PER_WORD * LANES + v * WIDTH, T::pack(both + i));
+}
+
 template <class T> void pack(const float *rows, int dim, uint32_t *to, Share vectors) {
     for (int v = vectors.first; v < vectors.last; ++v)
         for (int w = 0; w < dim / T::PER_WORD; ++w) pack_row<T>(rows, to, w, v);

@@ -25,7 +25,7 @@ template <class T> class Blocks {
     const int channels, words, positions, lanes, chunks, side, padded_width, padded;
     float *x, *normed;        // (channels, lanes), lanes whole chunks
     uint32_t *convolved;      // (chunks, channels / PER_WORD, LANES)
-    float *hidden, *planes;   // of each thread: (hidden, LANES) and (PER_WORD, padded)
+    float *hidden, *planes;   // of each thread: (hidden / PER_WORD, LANES) words and (PER_WORD, padded)
 
 public:
     Blocks(const PictureSizes &sizes)
@@ -35,7 +35,7 @@ public:
           padded(rounded_up((sizes.height + 2 * sizes.radius) * padded_width + 2 * WIDTH, WIDTH)) {}
 
     size_t floats_needed() const {
-        return size_t(channels) * lanes * 3 + WIDTH + size_t(sizes.threads) * (2 * sizes.hidden * LANES + T::PER_WORD * padded);
+        return size_t(channels) * lanes * 3 + WIDTH + size_t(sizes.threads) * (sizes.hidden * LANES + T::PER_WORD * padded);
     }
 
     // `frames` (frames, channels, positions) is changed in place; `past` (streams, shifted, positions) of each block is
@@ -45,7 +45,7 @@ public:
         normed = x + size_t(channels) * lanes;
         convolved = (uint32_t *)(normed + size_t(channels) * lanes);
         hidden = (float *)(convolved + size_t(channels) * lanes) + WIDTH;
-        planes = hidden + size_t(sizes.threads) * 2 * sizes.hidden * LANES;
+        planes = hidden + size_t(sizes.threads) * sizes.hidden * LANES;
         if (lanes > positions) std::memset(x, 0, sizeof(float) * channels * lanes);
 #pragma omp parallel num_threads(sizes.threads) if (sizes.threads > 1)
         {
@@ -74,7 +74,7 @@ private:
         barrier();
         const Share own_chunks = Share::of(chunks, thread, threads);
         for (int chunk = own_chunks.first; chunk < own_chunks.last; ++chunk)
-            feed_forward(w, chunk, own, hidden + size_t(thread) * 2 * sizes.hidden * LANES);
+            feed_forward(w, chunk, own, hidden + size_t(thread) * sizes.hidden * LANES);
         barrier();
     }
 
@@ -159,15 +159,20 @@ private:
     void feed_forward(const PictureWeights &w, int chunk, float *own, float *room) {
         const Linear<T> widen{(const Scalar *)w.widen, (const Scalar *)w.widen_bias};
         const Linear<T> narrow{(const Scalar *)w.narrow, (const Scalar *)w.narrow_bias};
-        uint32_t *packed = (uint32_t *)(room + sizes.hidden * LANES);
+        uint32_t *packed = (uint32_t *)room;
         linear(widen, convolved + size_t(chunk) * words * LANES, channels, sizes.hidden, 0, 1,
-               [&](int r, int v, Floats value) { put(room, r, v, silu(value)); });
-        pack<T>(room, sizes.hidden, packed, {0, VECTORS});
-        const int begin = chunk * LANES, count = positions - begin < LANES ? positions - begin : LANES;
-        linear(narrow, packed, sizes.hidden, channels, 0, 1, [&](int r, int v, Floats value) {
-            float *to = own + size_t(r) * positions + begin + v * WIDTH;
-            if ((v + 1) * WIDTH <= count) return store(to, load<Floats>(to) + value);
-            for (int i = 0; v * WIDTH + i < count; ++i) to[i] += value[i];
+               [&](int r, int v, const Floats *both) {
+                   const Floats active[] = {silu(both[0]), silu(both[1])};
+                   pack_two<T>(active, packed, r, v);
+               });
+        const int begin = chunk * LANES, count = least(positions - begin, LANES);
+        linear(narrow, packed, sizes.hidden, channels, 0, 1, [&](int r, int v, const Floats *both) {
+            for (int i = 0; i < 2; ++i) {
+                float *to = own + size_t(r + i) * positions + begin + v * WIDTH;
+                if ((v + 1) * WIDTH <= count) store(to, load<Floats>(to) + both[i]);
+                else
+                    for (int lane = 0; v * WIDTH + lane < count; ++lane) to[lane] += both[i][lane];
+            }
         });
     }
 };
@@ -215,7 +220,9 @@ int pointwise(const Linear<T> &layer, const float *from, float *to, int frames, 
             }
             pack<T>(rows, in.channels, packed, {0, VECTORS});
             linear(layer, packed, in.channels, out.channels, 0, 1,
-                   [&](int r, int v, Floats value) { put(done, r, v, value); });
+                   [&](int r, int v, const Floats *both) {
+                       for (int i = 0; i < 2; ++i) put(done, r + i, v, both[i]);
+                   });
             for (int c = 0; c < out.channels; ++c) {
                 float *plane = to + out.start(frame, c);
                 out.positions(c, chunk, [&](int lane, long offset) { plane[offset] = done[c * LANES + lane]; });
