@@ -79,8 +79,8 @@ INLINE Floats square_root(Floats x) {
     return x;
 }
 
-// 2^x to a relative 2e-7 for x below 127; 0, or less than 2^-125, below -126.
-INLINE Floats exp2_of(Floats x) {
+// 2^x for x below 127, to a relative 2e-7 or, roughly, 8e-5; 0, or less than 2^-125, below -126.
+template <bool ROUGHLY = false> INLINE Floats exp2_of(Floats x) {
     x = larger(x, splat(-150.f));
 #if defined(__AVX512F__)
     const Floats whole = (Floats)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
@@ -88,11 +88,18 @@ INLINE Floats exp2_of(Floats x) {
     const Floats shift = splat(12582912.f), whole = (x + shift) - shift;
 #endif
     const Floats part = x - whole;
-    Floats y = part * 1.327647062e-3f + 9.675541324e-3f;
-    y = y * part + 5.550713278e-2f;
-    y = y * part + 2.402211972e-1f;
-    y = y * part + 6.931469671e-1f;
-    y = y * part + 1.000000072f;
+    Floats y;
+    if constexpr (ROUGHLY) {
+        y = part * 5.517166681e-2f + 2.426111351e-1f;
+        y = y * part + 6.932609870e-1f;
+        y = y * part + 9.999280728e-1f;
+    } else {
+        y = part * 1.327647062e-3f + 9.675541324e-3f;
+        y = y * part + 5.550713278e-2f;
+        y = y * part + 2.402211972e-1f;
+        y = y * part + 6.931469671e-1f;
+        y = y * part + 1.000000072f;
+    }
 #if defined(__AVX512F__)
     return (Floats)_mm512_scalef_ps((__m512)y, (__m512)whole);
 #else
