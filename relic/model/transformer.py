@@ -21,7 +21,7 @@ from relic.checkpoint import load_into
 from relic.config import ModelConfig
 from relic.model.attention import AttentionContext, CrossAttention, SelfAttention, SlottedContext
 from relic.model.conditioning import ActionEncoder, CameraConditioning, PoseEncoder
-from relic.model.fused_blocks import FusedBlocks
+from relic.model.fused_network import FusedNetwork
 from relic.model.layers import (
     FeedForward,
     GELUProjection,
@@ -34,7 +34,7 @@ from relic.model.layers import (
 )
 from relic.packing import Written, written_as
 from relic.parallel.sequence import SequenceParallel, ShardedAttention
-from relic_kernels.frame_blocks import BlockWeights
+from relic_kernels.frame_network import BlockWeights, EndWeights
 
 KEPT_IN_FLOAT32 = ("time_embedder", "scale_shift_table", "norm2", "guide_skip")
 """Parameters that stay float32 in a network of less precision: those that diffusers keeps of Wan's, and what passes the
@@ -137,7 +137,7 @@ class RelicBlock(nn.Module):
         self.ffn = FeedForward(config.dim, config.ffn_dim, config.gelu_approximate)
 
     def weights(self) -> BlockWeights:
-        """Its parameters, for `relic_kernels.frame_blocks`."""
+        """Its parameters, for `relic_kernels.frame_network`."""
         own, text = self.attn1, self.attn2
         widen, narrow = cast(GELUProjection, self.ffn.net[0]).proj, cast(nn.Linear, self.ffn.net[2])
         out, text_out = cast(nn.Linear, own.to_out[0]), cast(nn.Linear, text.to_out[0])
@@ -190,14 +190,14 @@ class RelicTransformer(nn.Module):
 
     Attributes:
         parallel: the ranks that share its sequence (see `relic.parallel.sequence`); None for one process.
-        fused: computes the blocks where it can, see `fuse`; None where they compute themselves.
+        fused: computes passes where it can, see `fuse`; None where the layers compute all themselves.
     """
 
     def __init__(self, config: ModelConfig, intrinsics: Intrinsics) -> None:
         super().__init__()
         self.config = config
         self.parallel: SequenceParallel | None = None
-        self.fused: FusedBlocks | None = None
+        self.fused: FusedNetwork | None = None
         self.patch_embedding = PatchEmbedding(config.in_channels, config.dim, config.patch_size)
         if config.guide_channels:
             self.guide_embedding = nn.Linear(config.guide_channels * config.patch_size**2, config.dim, bias=False)
@@ -307,15 +307,22 @@ class RelicTransformer(nn.Module):
             parameter.data = parameter.data.to(self.dtype_of(name, dtype))
 
     def fuse(self) -> str | None:
-        """Let C++ compute the blocks from now on, in passes over one latent frame without gradients on a processor.
+        """Let C++ compute passes from now on, over one latent frame without gradients on a processor.
 
-        For a network that is played: hooks on its blocks and layers put in their place are not seen.
+        For a network that is played: hooks on its layers, and layers put in their place, are not seen.
 
         Returns:
             Why it cannot be, and the way out; None where it is.
         """
+        ends = EndWeights(
+            embed=self.patch_embedding.weight,
+            embed_bias=cast(Tensor, self.patch_embedding.bias),
+            out=self.proj_out.weight,
+            out_bias=self.proj_out.bias,
+        )
         try:
-            self.fused = FusedBlocks([cast(RelicBlock, block).weights() for block in self.blocks], self.config)
+            layers = [cast(RelicBlock, block).weights() for block in self.blocks]
+            self.fused = FusedNetwork(ends, layers, self.config)
         except ValueError as error:
             self.fused = None
             return str(error)
@@ -344,6 +351,27 @@ class RelicTransformer(nn.Module):
         Returns:
             `(B, C, F, h, w)` in the precision of `latents`, and on their device.
         """
+        embedded, modulation = self.condition_embedder.time(sigma)
+        table = self.scale_shift_table.to(embedded.device) + embedded.unsqueeze(2)
+        if self.fused is not None and self.parallel is None and self.fused.takes(latents, context):
+            guide = None if control.guide is None else (control.guide.tokens, control.guide.skip)
+            slotted = cast(SlottedContext, context)
+            return self.fused(
+                latents, sigma, modulation, table, control.actions, control.poses, guide, text.layers, slotted
+            )
+        return self._by_layers(latents, sigma, modulation, table, control, text, context)
+
+    def _by_layers(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        modulation: Tensor,
+        ends_modulation: Tensor,
+        control: Control,
+        text: TextKV,
+        context: AttentionContext,
+    ) -> Tensor:
+        """What `forward` returns, by the network's own layers; `ends_modulation` is `(B, F, 2, M)`."""
         size = self.config.patch_size
         parallel = self.parallel
         if parallel is not None:
@@ -351,10 +379,9 @@ class RelicTransformer(nn.Module):
         x = self.patch_embedding(self._own(self._patches(latents)))
         if control.guide is not None:
             x = x + control.guide.tokens.to(x.device)
-        embedded, modulation = self.condition_embedder.time(sigma)
-        x = self._through_blocks(x, modulation, control, text, context)
-        table = self.scale_shift_table.to(x.device)
-        shift, scale = (table + embedded.unsqueeze(2).to(x.device)).unsqueeze(3).unbind(2)
+        for layer, block in enumerate(self.blocks):
+            x = block(x, modulation, control.actions[layer], control.poses[layer], text.layers[layer], context, layer)
+        shift, scale = ends_modulation.to(x.device).unsqueeze(3).unbind(2)
         out = self.proj_out(modulate(x, shift, scale, self.config.eps))
         if control.guide is not None:
             out = out - sigma[:, :, None, None].to(out.device) * control.guide.skip.to(out.device)
@@ -363,16 +390,6 @@ class RelicTransformer(nn.Module):
         rows, _ = self.config.grid
         velocity = rearrange(out, "b f (y x) (p q c) -> b c f (y p) (x q)", y=rows, p=size, q=size)
         return velocity.to(latents)
-
-    def _through_blocks(
-        self, x: Tensor, modulation: Tensor, control: Control, text: TextKV, context: AttentionContext
-    ) -> Tensor:
-        if self.fused is not None and self.fused.takes(x, context):
-            slotted = cast(SlottedContext, context)
-            return self.fused(x, modulation, control.actions, control.poses, text.layers, slotted)
-        for layer, block in enumerate(self.blocks):
-            x = block(x, modulation, control.actions[layer], control.poses[layer], text.layers[layer], context, layer)
-        return x
 
 
 def _init_linears(module: nn.Module) -> None:

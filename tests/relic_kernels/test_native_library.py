@@ -11,7 +11,7 @@ import torch
 
 from relic_kernels.native import library, why_not
 from tests.relic_kernels.closeness import assert_close
-from tests.relic_kernels.test_frame_blocks import CASES, TOLERANCE, Problem
+from tests.relic_kernels.test_frame_network import CASES, TOLERANCE, Problem
 
 pytestmark = pytest.mark.native
 

@@ -31,3 +31,17 @@ def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype)
         f"{name} is {tuple(tensor.shape)} of {tensor.dtype} on {tensor.device}, "
         f"{'' if tensor.is_contiguous() else 'not '}contiguous: it must be {shape} of {dtype}, contiguous, on the CPU"
     )
+
+
+def check_cases(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
+    """The same for a tensor whose cases, along its first axis, may lie apart from each other."""
+    apart = tensor.ndim > 1 and len(tensor) > 1 and not tensor.is_contiguous()
+    if apart and tensor.shape == shape:
+        check(f"a case of {name}", tensor[0], shape[1:], dtype)
+    else:
+        check(name, tensor, shape, dtype)
+
+
+def place_of(tensor: Tensor, case: int = 0) -> int:
+    """Address of a case of a tensor, counted along its first axis."""
+    return tensor.data_ptr() + case * tensor.stride(0) * tensor.element_size()

@@ -1,12 +1,26 @@
-// The blocks of a transformer for the tokens of one frame: README.md has the maths, reference.py the same in PyTorch.
+// A transformer for the tokens of one frame: README.md has the maths, reference.py the same in PyTorch.
+#include <algorithm>
+
 #include "../native/room.h"
 #include "../native/team.h"
 #include "attention.h"
 
 extern "C" {
 struct Sizes {
-    int32_t tokens, dim, heads, hidden, text_tokens, pose_rows, exact_gelu, threads;
+    int32_t tokens, columns, channels, side, dim, heads, hidden, text_tokens, pose_rows, exact_gelu, threads;
     float eps;
+};
+
+// Of the first and the last layer.
+struct EndWeights {
+    const void *embed, *embed_bias, *out, *out_bias;
+};
+
+// Latents and velocity are (channels, rows, columns); `guide` and `skip` may be null. `velocity` is written.
+struct Frame {
+    const float *latents, *modulation, *ends_modulation, *rotation, *skip;
+    const void *guide;
+    float *velocity, sigma;
 };
 
 // Of one block; matrices are (outputs, inputs).
@@ -31,13 +45,14 @@ template <class T> class Pass {
     typedef typename T::Scalar Scalar;
     static constexpr int PARTS = 2;    // of a long memory; fixed, so that results do not depend on the threads
     const Sizes &sizes;
-    const float *given;
-    const int dim, head_dim, words;
+    const Frame &frame;
+    const int patch, dim, head_dim, words;
     float *x, *wide, *turn, *gathered, *table;
     uint32_t *narrow, *queries;
-    const Share all_words;
 
-    static int widest(const Sizes &s) { return s.hidden > 3 * s.dim ? s.hidden : 3 * s.dim; }
+    static int patch_of(const Sizes &s) { return s.channels * s.side * s.side; }
+
+    static int widest(const Sizes &s) { return std::max({s.hidden, 3 * s.dim, patch_of(s)}); }
 
     static size_t gathered_floats(const Sizes &s) { return PARTS * s.heads * Gathered::floats(s.dim / s.heads); }
 
@@ -46,11 +61,11 @@ public:
         return size_t(LANES) * (2 * s.dim + 2 * widest(s) + s.dim / s.heads) + gathered_floats(s) + 6 * s.dim;
     }
 
-    Pass(const Sizes &sizes, const float *modulation, float *room)
-        : sizes(sizes), given(modulation), dim(sizes.dim), head_dim(sizes.dim / sizes.heads),
-          words(sizes.dim / T::PER_WORD), all_words{0, sizes.dim / T::PER_WORD} {
+    Pass(const Sizes &sizes, const Frame &frame, float *room)
+        : sizes(sizes), frame(frame), patch(patch_of(sizes)), dim(sizes.dim), head_dim(sizes.dim / sizes.heads),
+          words(sizes.dim / T::PER_WORD) {
         x = room;                                              // (dim, LANES)
-        wide = x + dim * LANES;                                // (3 dim or hidden, LANES)
+        wide = x + dim * LANES;                                // (3 dim, hidden or patch, LANES)
         turn = wide + widest(sizes) * LANES;                   // (head_dim, LANES)
         narrow = (uint32_t *)(turn + head_dim * LANES);        // as `wide`, in words
         queries = narrow + widest(sizes) * LANES;              // (dim, LANES), in words
@@ -58,29 +73,65 @@ public:
         table = gathered + gathered_floats(sizes);             // (6, dim)
     }
 
-    void run(const Weights *weights, const Inputs *inputs, int layers, const Scalar *from, Scalar *to,
-             const float *rotation) {
+    void run(const EndWeights &ends, const Weights *weights, const Inputs *inputs, int layers) {
 #pragma omp parallel num_threads(sizes.threads) if (sizes.threads > 1)
         {
             const typename T::Registers registers;
             const int thread = thread_number(), threads = team_size();
-            if (thread == 0) {
-                rows_of_tokens<T>(from, sizes.tokens, dim, x, all_words);
-                rows_of_tokens<Float32>(rotation, sizes.tokens, head_dim, turn, {0, head_dim});
-            }
+            if (thread == 0) rows_of_tokens<Float32>(frame.rotation, sizes.tokens, head_dim, turn, {0, head_dim});
+            embed(ends, thread, threads);
             for (int i = 0; i < layers; ++i) layer(weights[i], inputs[i], thread, threads);
-            barrier();
-            if (thread == 0) {
-                pack<T>(x, dim, narrow, {0, VECTORS});
-                tokens_of_words<T>(narrow, sizes.tokens, dim, to, all_words);
-            }
+            predict(ends, thread, threads);
         }
     }
 
 private:
+    // Calls visit(lane, place) for the tokens: `place` is where, in the latents, a channel's cell of the patch lies.
+    template <class Visit> INLINE void cells(int channel, int y, int x, Visit visit) const {
+        const int width = sizes.columns * sizes.side, rows = sizes.tokens / sizes.columns;
+        for (int token = 0, row = 0; row < rows; ++row)
+            for (int column = 0; column < sizes.columns; ++column, ++token)
+                visit(token, ((channel * rows + row) * sizes.side + y) * long(width) + column * sizes.side + x);
+    }
+
+    void embed(const EndWeights &ends, int thread, int threads) {
+        const Share rows = Share::of(patch, thread, threads), own = Share::of(words, thread, threads);
+        for (int r = rows.first; r < rows.last; ++r) {
+            float *to = wide + r * LANES;
+            std::memset(to, 0, sizeof(float) * LANES);
+            cells(r / (sizes.side * sizes.side), r / sizes.side % sizes.side, r % sizes.side,
+                  [&](int lane, long place) { to[lane] = frame.latents[place]; });
+        }
+        if (frame.guide) rows_of_tokens<T>((const Scalar *)frame.guide, sizes.tokens, dim, x, own);
+        else std::memset(x + own.first * T::PER_WORD * LANES, 0, sizeof(float) * (own.last - own.first) * T::PER_WORD * LANES);
+        barrier();
+        pack<T>(wide, patch, narrow, Share::of(VECTORS, thread, threads));
+        barrier();
+        add_product(ends.embed, ends.embed_bias, patch, thread, threads, [](int, Floats value) { return value; });
+    }
+
+    // Rows of a predicted patch are its cells, each with all channels.
+    void predict(const EndWeights &ends, int thread, int threads) {
+        const float *shift = frame.ends_modulation, *scale = shift + dim;
+        layer_norm<T>(x, dim, scale, 1.f, shift, sizes.eps, narrow, Share::of(VECTORS, thread, threads));
+        barrier();
+        product(ends.out, ends.out_bias, dim, patch, thread, threads, [&](int r, int v, const Floats *both) {
+            for (int i = 0; i < 2; ++i) put(wide, r + i, v, both[i]);
+        });
+        barrier();
+        const Share rows = Share::of(patch, thread, threads);
+        for (int r = rows.first; r < rows.last; ++r) {
+            const int cell = r / sizes.channels;
+            cells(r % sizes.channels, cell / sizes.side, cell % sizes.side, [&](int lane, long place) {
+                const float known = frame.skip ? frame.sigma * frame.skip[long(lane) * patch + r] : 0.f;
+                frame.velocity[place] = wide[r * LANES + lane] - known;
+            });
+        }
+    }
+
     void layer(const Weights &w, const Inputs &in, int thread, int threads) {
         const Share vectors = Share::of(VECTORS, thread, threads), rows = Share::of(6 * dim, thread, threads);
-        for (int i = rows.first; i < rows.last; ++i) table[i] = w.modulation[i] + given[i];
+        for (int i = rows.first; i < rows.last; ++i) table[i] = w.modulation[i] + frame.modulation[i];
         barrier();
         layer_norm<T>(x, dim, table + dim, 1.f, table, sizes.eps, narrow, vectors);
         barrier();
@@ -214,23 +265,21 @@ private:
 };
 
 template <class T>
-int run(const Sizes &sizes, const Weights *weights, const Inputs *inputs, int layers, const void *from, void *to,
-        const float *modulation, const float *rotation) {
+int run(const Sizes &sizes, const EndWeights &ends, const Weights *weights, const Frame &frame, const Inputs *inputs,
+        int layers) {
     static thread_local Room room;
     float *own = room.of(Pass<T>::floats_needed(sizes));
     if (!own) return 1;
-    Pass<T>(sizes, modulation, own)
-        .run(weights, inputs, layers, (const typename T::Scalar *)from, (typename T::Scalar *)to, rotation);
+    Pass<T>(sizes, frame, own).run(ends, weights, inputs, layers);
     return 0;
 }
 }  // namespace
 
 #define EXPORTED(NAME)                                                                                                 \
-    extern "C" int relic_frame_blocks_##NAME(const Sizes *sizes, const Weights *weights, const Inputs *inputs,         \
-                                             int32_t layers, const void *from, void *to, const float *modulation,      \
-                                             const float *rotation) {                                                  \
+    extern "C" int relic_frame_network_##NAME(const Sizes *sizes, const EndWeights *ends, const Weights *weights,      \
+                                              const Frame *frame, const Inputs *inputs, int32_t layers) {              \
         return in_##NAME([&](auto format) {                                                                            \
-            return run<decltype(format)>(*sizes, weights, inputs, layers, from, to, modulation, rotation);             \
+            return run<decltype(format)>(*sizes, *ends, weights, *frame, inputs, layers);                              \
         });                                                                                                            \
     }
 

@@ -1,4 +1,4 @@
-"""A network whose blocks are computed by C++ plays what it plays by torch's operators."""
+"""A network that is computed by C++ plays what it plays by torch's operators."""
 
 import copy
 import dataclasses
@@ -110,7 +110,7 @@ def velocity(model: RelicTransformer, frames: int = 1, *, whole: bool = False) -
     return model(latents, torch.full((1, frames), 0.5), control, text, context)
 
 
-def test_what_it_cannot_take_the_blocks_compute_themselves() -> None:
+def test_what_it_cannot_take_the_layers_compute_themselves() -> None:
     fused, plain = network(), network()
     plain.fused = None
     with torch.no_grad():
@@ -133,7 +133,7 @@ def test_a_network_that_was_cast_since_computes_by_itself_until_fused_anew() -> 
     with torch.no_grad():
         assert torch.equal(velocity(model), velocity(other))
     assert model.fuse() == (
-        "the C++ blocks cannot run here: they compute in float32 and bfloat16, not in torch.float64"
+        "the C++ network cannot run here: they compute in float32 and bfloat16, not in torch.float64"
     )
     assert model.fused is None
 
@@ -155,13 +155,13 @@ def test_frames_of_too_many_tokens_are_refused_by_name() -> None:
     large = dataclasses.replace(MODEL, latent_height=24)
     config = dataclasses.replace(mini(), model=large)
     why = RelicTransformer(large, world_intrinsics(config)).fuse()
-    assert why == "frames of 120 tokens do not fit the C++ blocks, which take 64"
+    assert why == "frames of 120 tokens do not fit the C++ network, which takes 64"
 
 
 @pytest.mark.parametrize("forced", [False, True])
 def test_worlds_fuse_their_network_and_forced_operators_win(forced: bool) -> None:
     assert WORLD.model.fused is not None
-    x = torch.zeros(1, 1, MODEL.tokens_per_frame, MODEL.dim)
+    latents = torch.zeros(1, MODEL.in_channels, 1, MODEL.latent_height, MODEL.latent_width)
     context = MemoryContext(make_memory(WORLD.config.memory, MODEL), MODEL, 1)
     with torch.no_grad(), force("reference") if forced else nullcontext():
-        assert WORLD.model.fused.takes(x, context) is not forced
+        assert WORLD.model.fused.takes(latents, context) is not forced

@@ -1,0 +1,280 @@
+"""A transformer for the tokens of one frame, from noisy latents to velocity, on a processor, in one call.
+
+`reference.py` says what is computed; the C++ does it without a copy, with activations in float32 between products.
+
+Axes: B cases, C latent channels, h w latent cells, p side of a patch, P = C p p, L tokens = patches, M model width,
+H heads, D head width, N hidden width, S text tokens.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from relic_kernels.dispatch import require
+from relic_kernels.native import PlacedWeights, check, check_cases, function, place_of
+
+MAX_TOKENS = 64
+"""Tokens of a frame at most: the lanes of the C++."""
+MAX_HEAD = 256
+
+Gelu = Literal["none", "tanh"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EndWeights:
+    """Weights of the first and the last layer, of the blocks' dtype.
+
+    Attributes:
+        embed: `(M, C, 1, p, p)` as a convolution over frames holds it, with its bias.
+        out: `(P, M)` to a patch's cells, each with all channels, with its bias.
+    """
+
+    embed: Tensor
+    embed_bias: Tensor
+    out: Tensor
+    out_bias: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockWeights:
+    """Weights of one block.
+
+    Matrices are `(outputs, inputs)` as torch's linear layers hold them, all of one dtype but for the last three.
+
+    Attributes:
+        q, k, v, out: self-attention, each with its bias.
+        norm_q, norm_k: `(M,)` of its RMS norms.
+        text_q, text_out, text_norm_q: attention to the prompt.
+        widen: `(N, M)` first layer of the feed-forward network.
+        narrow: `(M, N)` second layer.
+        text_norm, text_norm_bias: `(M,)` float32 of the LayerNorm before the attention to the prompt.
+        modulation: `(1, 6, M)` float32, added to each pass's.
+    """
+
+    q: Tensor
+    q_bias: Tensor
+    k: Tensor
+    k_bias: Tensor
+    v: Tensor
+    v_bias: Tensor
+    out: Tensor
+    out_bias: Tensor
+    norm_q: Tensor
+    norm_k: Tensor
+    text_q: Tensor
+    text_q_bias: Tensor
+    text_out: Tensor
+    text_out_bias: Tensor
+    text_norm_q: Tensor
+    widen: Tensor
+    widen_bias: Tensor
+    narrow: Tensor
+    narrow_bias: Tensor
+    text_norm: Tensor
+    text_norm_bias: Tensor
+    modulation: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class FrameInputs:
+    """What a pass reads.
+
+    Attributes:
+        latents: `(B, C, h, w)` float32.
+        sigma: noise level of each case.
+        modulation: `(B, 6, M)` float32 shift, scale and gate of self-attention, then of the feed-forward network.
+        ends_modulation: `(B, 2, M)` float32 shift and scale before the last layer.
+        rotation: `(L, D / 2)` complex64, turns queries and keys.
+        guide: `(B, L, M)` of the weights' dtype, added to the embedded patches; None without.
+        skip: `(B, L, P)` float32, subtracted from the velocity in proportion to sigma; None without.
+    """
+
+    latents: Tensor
+    sigma: Sequence[float]
+    modulation: Tensor
+    ends_modulation: Tensor
+    rotation: Tensor
+    guide: Tensor | None = None
+    skip: Tensor | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockInputs:
+    """What one block of a pass reads and writes beside its tokens, of the weights' dtype; cases may lie apart.
+
+    Attributes:
+        action: `(B, 1, 1, M)` added to every token after self-attention.
+        pose: `(B, 1, 1, M)` or `(B, 1, L, M)` added to queries and keys before their norms.
+        text_k, text_v: `(B, S, H, D)` keys and values of the prompt.
+        keys, values: `(B, T, H, D)` rotated keys, and values, to attend to; the first L are written: the frame's own.
+        own_k, own_v: `(B, 1, L, H, D)`, written: the frame's keys before their rotation, and values.
+    """
+
+    action: Tensor
+    pose: Tensor
+    text_k: Tensor
+    text_v: Tensor
+    keys: Tensor
+    values: Tensor
+    own_k: Tensor
+    own_v: Tensor
+
+
+_ENDS = tuple(one.name for one in fields(EndWeights))
+_WEIGHTS = tuple(one.name for one in fields(BlockWeights))
+_INPUTS = tuple(one.name for one in fields(BlockInputs))
+_WIDE = ("text_norm", "text_norm_bias", "modulation")
+_SIZES = ("tokens", "columns", "channels", "side", "dim", "heads", "hidden", "text_tokens", "pose_rows", "exact_gelu")
+_FRAME = ("latents", "modulation", "ends_modulation", "rotation", "skip", "guide", "velocity")
+
+
+class _Sizes(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_int32) for name in (*_SIZES, "threads")), ("eps", ctypes.c_float)]
+
+
+class _Frame(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_void_p) for name in _FRAME), ("sigma", ctypes.c_float)]
+
+
+class _Inputs(ctypes.Structure):
+    _fields_ = [*((name, ctypes.c_void_p) for name in _INPUTS), ("memory_tokens", ctypes.c_int64)]
+
+
+class FrameNetwork:
+    """One network, ready to run; the weights are read where they lie.
+
+    Args:
+        ends: weights of the first and the last layer.
+        layers: weights of each block.
+        heads: H; it divides M into heads of an even width of at most 256.
+        side: p.
+        eps: of all norms.
+        gelu: `tanh`, or `none` for the exact one.
+
+    Raises:
+        ValueError: for weights that do not fit, or where the C++ cannot run; it says why.
+    """
+
+    def __init__(
+        self, ends: EndWeights, layers: Sequence[BlockWeights], heads: int, side: int, eps: float, gelu: Gelu
+    ) -> None:
+        first = layers[0]
+        self.dtype, self._dim, self._hidden = first.q.dtype, first.q.shape[1], first.widen.shape[0]
+        require(first.q.is_cpu, f"the C++ network is for a processor, and the weights lie on {first.q.device}")
+        self._run = function("frame_network", self.dtype)
+        width, channels = self._dim // heads, ends.embed.shape[1]
+        require(
+            self._dim % heads == 0 and width % 2 == 0 and width <= MAX_HEAD,
+            f"{heads} heads of a width of {self._dim}: a head's must be even and at most {MAX_HEAD}",
+        )
+        require(channels * side**2 % 2 == 0, f"patches of {channels * side**2} numbers: they must be even")
+        _check_ends(ends, self._dim, channels, side, self.dtype)
+        for layer in layers:
+            _check_weights(layer, self._dim, self._hidden, self.dtype)
+        self._ends = PlacedWeights([getattr(ends, name) for name in _ENDS])
+        self._weights = PlacedWeights([getattr(layer, name) for layer in layers for name in _WEIGHTS])
+        self._count, self._channels, self._side = len(layers), channels, side
+        self._heads, self._eps, self._exact = heads, eps, gelu == "none"
+
+    def holds(self) -> bool:
+        """Whether the weights lie where they lay: those of a network that was cast or moved do not.
+
+        What is computed then is by the weights of before.
+        """
+        return self._ends.holds() and self._weights.holds()
+
+    def __call__(self, frame: FrameInputs, inputs: Sequence[BlockInputs], threads: int) -> Tensor:
+        """Run the network.
+
+        Args:
+            frame: what the pass reads, of at most 64 tokens.
+            inputs: of each block; some of them are written.
+            threads: at most.
+
+        Returns:
+            `(B, C, h, w)` float32 velocity.
+
+        Raises:
+            ValueError: for tensors that do not fit.
+        """
+        rows, columns = (cells // self._side for cells in frame.latents.shape[-2:])
+        tokens = rows * columns
+        require(0 < tokens <= MAX_TOKENS, f"a frame of {tokens} tokens: 1 to {MAX_TOKENS} fit")
+        require(len(inputs) == self._count, f"{len(inputs)} inputs for {self._count} blocks")
+        self._check_frame(frame, tokens)
+        text_tokens, poses = inputs[0].text_k.shape[1], inputs[0].pose.shape[2]
+        require(text_tokens > 0, "a prompt without tokens has nothing to attend to")
+        require(poses in (1, tokens), f"{poses} poses for {tokens} tokens: give one, or one for each")
+        for one in inputs:
+            self._check_inputs(one, len(frame.latents), tokens, text_tokens, poses)
+        sizes = (tokens, columns, self._channels, self._side, self._dim, self._heads, self._hidden)
+        rest = (text_tokens, poses, self._exact, max(1, threads), self._eps)
+        velocity = torch.empty_like(frame.latents)
+        for case in range(len(velocity)):
+            arguments = (_frame_of(frame, velocity, case), _inputs_of(inputs, case), len(inputs))
+            places = (ctypes.byref(_Sizes(*sizes, *rest)), self._ends.table, self._weights.table)
+            if self._run(*places, ctypes.byref(arguments[0]), *arguments[1:]):
+                raise MemoryError("no room for the activations of a pass")
+        return velocity
+
+    def _check_frame(self, frame: FrameInputs, tokens: int) -> None:
+        cases, side, dim = len(frame.latents), self._side, self._dim
+        height, width = (cells // side * side for cells in frame.latents.shape[-2:])
+        check("latents", frame.latents, (cases, self._channels, height, width), torch.float32)
+        require(len(frame.sigma) == cases, f"{len(frame.sigma)} noise levels for {cases} cases")
+        check("modulation", frame.modulation, (cases, 6, dim), torch.float32)
+        check("ends_modulation", frame.ends_modulation, (cases, 2, dim), torch.float32)
+        check("rotation", frame.rotation, (tokens, dim // self._heads // 2), torch.complex64)
+        if frame.guide is not None:
+            check("guide", frame.guide, (cases, tokens, dim), self.dtype)
+        if frame.skip is not None:
+            check("skip", frame.skip, (cases, tokens, self._channels * side**2), torch.float32)
+
+    def _check_inputs(self, one: BlockInputs, cases: int, tokens: int, text_tokens: int, poses: int) -> None:
+        head = (self._heads, self._dim // self._heads)
+        memory = one.keys.shape[1]
+        require(memory >= tokens, f"{memory} keys leave no room for the {tokens} that a pass writes")
+        shapes = {
+            "action": (cases, 1, 1, self._dim),
+            "pose": (cases, 1, poses, self._dim),
+            **dict.fromkeys(("text_k", "text_v"), (cases, text_tokens, *head)),
+            **dict.fromkeys(("keys", "values"), (cases, memory, *head)),
+            **dict.fromkeys(("own_k", "own_v"), (cases, 1, tokens, *head)),
+        }
+        for name, shape in shapes.items():
+            check_cases(name, getattr(one, name), shape, self.dtype)
+
+
+def _frame_of(frame: FrameInputs, velocity: Tensor, case: int) -> _Frame:
+    each = (frame.skip, frame.guide, velocity)
+    beside = (None if one is None else place_of(one, case) for one in each)
+    shared = (place_of(one, case) for one in (frame.latents, frame.modulation, frame.ends_modulation))
+    return _Frame(*shared, frame.rotation.data_ptr(), *beside, frame.sigma[case])
+
+
+def _inputs_of(inputs: Sequence[BlockInputs], case: int) -> ctypes.Array[_Inputs]:
+    places = ((place_of(getattr(one, name), case) for name in _INPUTS) for one in inputs)
+    rows = (_Inputs(*row, one.keys.shape[1]) for row, one in zip(places, inputs, strict=True))
+    return (_Inputs * len(inputs))(*rows)
+
+
+def _check_ends(ends: EndWeights, dim: int, channels: int, side: int, dtype: torch.dtype) -> None:
+    patch = channels * side**2
+    shapes = {"embed": (dim, channels, 1, side, side), "embed_bias": (dim,), "out": (patch, dim), "out_bias": (patch,)}
+    for name, shape in shapes.items():
+        check(name, getattr(ends, name), shape, dtype)
+
+
+def _check_weights(layer: BlockWeights, dim: int, hidden: int, dtype: torch.dtype) -> None:
+    shapes = {"widen": (hidden, dim), "widen_bias": (hidden,), "narrow": (dim, hidden), "modulation": (1, 6, dim)}
+    matrices = dict.fromkeys(("q", "k", "v", "out", "text_q", "text_out"), (dim, dim))
+    require(dim % 2 == 0 and hidden % 2 == 0, f"widths {dim} and {hidden} must be even")
+    for name in _WEIGHTS:
+        shape = shapes.get(name, matrices.get(name, (dim,)))
+        check(name, getattr(layer, name), shape, torch.float32 if name in _WIDE else dtype)

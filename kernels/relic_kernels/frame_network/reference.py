@@ -1,0 +1,82 @@
+"""A transformer for the tokens of one frame in plain PyTorch, in the precision of its tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+from torch.nn import functional as F
+
+from relic_kernels.attention_backends import attend
+from relic_kernels.frame_network import BlockInputs, BlockWeights, EndWeights, FrameInputs, Gelu
+
+
+def frame_network(
+    ends: EndWeights,
+    layers: Sequence[BlockWeights],
+    heads: int,
+    side: int,
+    eps: float,
+    gelu: Gelu,
+    frame: FrameInputs,
+    inputs: Sequence[BlockInputs],
+) -> Tensor:
+    """See `relic_kernels.frame_network.FrameNetwork`: `(B, C, h, w)` velocity; inputs are written as there.
+
+    Args:
+        ends: weights of the first and the last layer.
+        layers: weights of each block.
+        heads: H.
+        side: of a patch.
+        eps: of all norms.
+        gelu: `tanh`, or `none` for the exact one.
+        frame: what the pass reads.
+        inputs: of each block.
+    """
+    patches = rearrange(frame.latents, "b c (y p) (x q) -> b (y x) (c p q)", p=side, q=side)
+    x = F.linear(patches, ends.embed.flatten(1), ends.embed_bias)
+    if frame.guide is not None:
+        x = x + frame.guide
+    for w, one in zip(layers, inputs, strict=True):
+        x = _block(w, heads, eps, gelu, x, frame, one)
+    shift, scale = frame.ends_modulation.unsqueeze(2).unbind(1)
+    out = F.linear(F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift, ends.out, ends.out_bias)
+    if frame.skip is not None:
+        out = out - torch.tensor(frame.sigma, dtype=out.dtype)[:, None, None] * frame.skip
+    rows = frame.latents.shape[-2] // side
+    return rearrange(out, "b (y x) (p q c) -> b c (y p) (x q)", y=rows, p=side, q=side)
+
+
+def _block(
+    w: BlockWeights, heads: int, eps: float, gelu: Gelu, x: Tensor, frame: FrameInputs, one: BlockInputs
+) -> Tensor:
+    """`(B, L, M)` -> the same."""
+    own = x.shape[1]
+    table = (w.modulation + frame.modulation).unsqueeze(2)
+    shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = table.unbind(1)
+    normed = F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
+    pose = one.pose.squeeze(1)
+    q = _rms(F.linear(normed, w.q, w.q_bias) + pose, w.norm_q, eps).unflatten(-1, (heads, -1))
+    k = _rms(F.linear(normed, w.k, w.k_bias) + pose, w.norm_k, eps).unflatten(-1, (heads, -1))
+    v = F.linear(normed, w.v, w.v_bias).unflatten(-1, (heads, -1))
+    one.own_k[:, 0], one.own_v[:, 0] = k, v
+    one.keys[:, :own], one.values[:, :own] = _turn(k, frame.rotation), v
+    seen = attend(_turn(q, frame.rotation), one.keys, one.values, "math")
+    x = x + F.linear(seen.flatten(2), w.out, w.out_bias) * gate + one.action.squeeze(1)
+    normed = F.layer_norm(x, x.shape[-1:], w.text_norm, w.text_norm_bias, eps)
+    q = _rms(F.linear(normed, w.text_q, w.text_q_bias), w.text_norm_q, eps).unflatten(-1, (heads, -1))
+    x = x + F.linear(attend(q, one.text_k, one.text_v, "math").flatten(2), w.text_out, w.text_out_bias)
+    normed = F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + ffn_scale) + ffn_shift
+    hidden = F.gelu(F.linear(normed, w.widen, w.widen_bias), approximate=gelu)
+    return x + F.linear(hidden, w.narrow, w.narrow_bias) * ffn_gate
+
+
+def _rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:
+    return x * (x.square().mean(-1, keepdim=True) + eps).rsqrt() * weight
+
+
+def _turn(x: Tensor, rotation: Tensor) -> Tensor:
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)).contiguous())
+    return torch.view_as_real(pairs * rotation[:, None]).flatten(-2)

@@ -1,0 +1,114 @@
+"""The network in one call of C++, for passes over one latent frame on a processor.
+
+Axes: B batch, C latent channels, h w latent cells, L tokens of a frame, H heads, D head width, M model width,
+S text tokens.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from relic.config import ModelConfig
+from relic.model.attention import AttentionContext, SlottedContext
+from relic_kernels.frame_network import MAX_TOKENS, BlockInputs, BlockWeights, EndWeights, FrameInputs, FrameNetwork
+from relic_kernels.native import may_run
+
+
+class FusedNetwork:
+    """Does what the network's own layers do, in fewer roundings: between products activations are float32.
+
+    Args:
+        ends: parameters of the patch embedding and of the last layer; read where they lie.
+        layers: the blocks' parameters, likewise.
+        config: network sizes.
+
+    Raises:
+        ValueError: where the C++ cannot run, or has no room for a frame of so many tokens.
+    """
+
+    def __init__(self, ends: EndWeights, layers: Sequence[BlockWeights], config: ModelConfig) -> None:
+        rows, columns = config.grid
+        if rows * columns > MAX_TOKENS:
+            raise ValueError(f"frames of {rows * columns} tokens do not fit the C++ network, which takes {MAX_TOKENS}")
+        self._network = FrameNetwork(
+            ends, layers, config.num_heads, config.patch_size, config.eps, config.gelu_approximate
+        )
+        self._heads, self._tokens = config.num_heads, rows * columns
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """A copy of a network has its weights elsewhere: there is None in this one's place until it is fused anew."""
+        return type(None), ()
+
+    def takes(self, latents: Tensor, context: AttentionContext) -> bool:
+        """Whether a pass over `(B, C, F, h, w)` is its to compute; the network's own layers do the others."""
+        return (
+            latents.shape[2] == 1
+            and latents.dtype == torch.float32
+            and may_run(self._network.dtype, latents)
+            and isinstance(context, SlottedContext)
+            and self._network.holds()
+        )
+
+    def __call__(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        modulation: Tensor,
+        ends_modulation: Tensor,
+        actions: Sequence[Tensor],
+        poses: Sequence[Tensor],
+        guide: tuple[Tensor, Tensor] | None,
+        text: Sequence[tuple[Tensor, Tensor]],
+        context: SlottedContext,
+    ) -> Tensor:
+        """Predict the velocity.
+
+        Args:
+            latents: `(B, C, 1, h, w)`.
+            sigma: `(B, 1)`.
+            modulation: `(B, 1, 6, M)` of the noise level.
+            ends_modulation: `(B, 1, 2, M)` before the last layer.
+            actions: `(B, 1, 1, M)` of each layer.
+            poses: `(B, 1, 1 or L, M)` of each layer.
+            guide: `(B, 1, L, M)` added to the embedded patches and `(B, 1, L, C p p)` subtracted from the velocity in
+                proportion to sigma; None without.
+            text: keys and values of the prompt, `(B, S, H, D)` of each layer.
+            context: gives what is attended to, and keeps the frame's own keys and values.
+
+        Returns:
+            `(B, C, 1, h, w)`.
+        """
+        layers, dtype = len(text), self._network.dtype
+        batch, width = len(latents), modulation.shape[-1] // self._heads
+        own = torch.empty(2, layers, batch, 1, self._tokens, self._heads, width, dtype=dtype)
+        own_k, own_v = (one.unbind(0) for one in own.unbind(0))
+        keys, values = context.slots(layers, own_k[0])
+        tokens, skip = (None, None) if guide is None else (one[:, 0].contiguous() for one in guide)
+        frame = FrameInputs(
+            latents=latents[:, :, 0].contiguous(),
+            sigma=sigma[:, 0].tolist(),
+            modulation=modulation[:, 0].float(),
+            ends_modulation=ends_modulation[:, 0].float(),
+            rotation=context.query_rotation(latents.device),
+            guide=tokens,
+            skip=skip,
+        )
+        inputs = [
+            BlockInputs(
+                action=actions[layer],
+                pose=poses[layer],
+                text_k=text[layer][0],
+                text_v=text[layer][1],
+                keys=keys[layer],
+                values=values[layer],
+                own_k=own_k[layer],
+                own_v=own_v[layer],
+            )
+            for layer in range(layers)
+        ]
+        velocity = self._network(frame, inputs, torch.get_num_threads())
+        context.keep(own_k, own_v)
+        return velocity.unsqueeze(2)

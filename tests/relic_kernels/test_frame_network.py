@@ -1,0 +1,304 @@
+"""The C++ network computes what the reference does in float64, for every size, precision and number of threads."""
+
+import dataclasses
+from typing import TypeVar
+
+import pytest
+import torch
+from torch import Tensor
+
+from relic_kernels.frame_network import BlockInputs, BlockWeights, EndWeights, FrameInputs, FrameNetwork, Gelu
+from relic_kernels.frame_network.reference import frame_network
+from tests.relic_kernels.closeness import assert_close
+
+pytestmark = pytest.mark.native
+
+Tensors = TypeVar("Tensors", EndWeights, BlockWeights, FrameInputs, BlockInputs)
+EPS = 1e-6
+TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1.2e-2}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Case:
+    """Sizes of a problem; the first is the mini world's, with some memory."""
+
+    cases: int = 1
+    channels: int = 16
+    grid: tuple[int, int] = (6, 10)
+    side: int = 2
+    heads: int = 5
+    width: int = 64
+    hidden: int = 1280
+    text: int = 32
+    memory: int = 300
+    poses: int = 60
+    layers: int = 2
+    guided: bool = True
+    gelu: Gelu = "none"
+
+    @property
+    def tokens(self) -> int:
+        return self.grid[0] * self.grid[1]
+
+    @property
+    def dim(self) -> int:
+        return self.heads * self.width
+
+    @property
+    def patch(self) -> int:
+        return self.channels * self.side**2
+
+
+CASES = {
+    "mini": Case(),
+    "two cases, nothing known": Case(cases=2, memory=129, poses=1, layers=1, guided=False),
+    "no memory": Case(memory=60),
+    "long memory, whose ends are ragged": Case(memory=1213),
+    "a token": Case(grid=(1, 1), poses=1, memory=1),
+    "odd sizes": Case(
+        cases=3, channels=2, grid=(7, 1), side=3, heads=3, width=10, hidden=26, text=1, memory=63, poses=1, layers=3,
+        gelu="tanh",
+    ),
+    "all lanes, wide heads": Case(grid=(4, 16), heads=1, width=128, hidden=66, text=5, memory=1000, poses=64, layers=1),
+    "small, keys of two blocks": Case(
+        channels=6, grid=(2, 2), side=1, heads=2, width=24, hidden=64, text=4, memory=121, poses=4
+    ),
+    "outputs that fill no two tiles": Case(grid=(3, 5), heads=3, width=32, hidden=80, text=3, memory=77, poses=1),
+}  # fmt: skip
+
+
+def ends_of(case: Case) -> EndWeights:
+    torch.manual_seed(99)
+    return EndWeights(
+        embed=torch.randn(case.dim, case.channels, 1, case.side, case.side) * case.patch**-0.5,
+        embed_bias=0.2 * torch.randn(case.dim),
+        out=torch.randn(case.patch, case.dim) * case.dim**-0.5,
+        out_bias=0.2 * torch.randn(case.patch),
+    )
+
+
+def weights_of(case: Case, seed: int) -> BlockWeights:
+    torch.manual_seed(seed)
+    dim = case.dim
+    values: dict[str, Tensor] = {}
+    for field in dataclasses.fields(BlockWeights):
+        if field.name == "modulation":
+            values[field.name] = 0.3 * torch.randn(1, 6, dim)
+        elif field.name.endswith("bias") or "norm" in field.name:
+            size = case.hidden if field.name == "widen_bias" else dim
+            values[field.name] = 0.2 * torch.randn(size) + (0 if field.name.endswith("bias") else 1)
+        else:
+            rows = case.hidden if field.name == "widen" else dim
+            columns = case.hidden if field.name == "narrow" else dim
+            values[field.name] = torch.randn(rows, columns) * columns**-0.5
+    return BlockWeights(**values)
+
+
+def frame_of(case: Case) -> FrameInputs:
+    torch.manual_seed(7)
+    angle = 6 * torch.rand(case.tokens, case.width // 2)
+    height, width = (case.side * count for count in case.grid)
+    return FrameInputs(
+        latents=torch.randn(case.cases, case.channels, height, width),
+        sigma=[0.9 - 0.3 * i for i in range(case.cases)],
+        modulation=0.3 * torch.randn(case.cases, 6, case.dim),
+        ends_modulation=0.3 * torch.randn(case.cases, 2, case.dim),
+        rotation=torch.polar(torch.ones_like(angle), angle),
+        guide=0.3 * torch.randn(case.cases, case.tokens, case.dim) if case.guided else None,
+        skip=torch.randn(case.cases, case.tokens, case.patch) if case.guided else None,
+    )
+
+
+def inputs_of(case: Case, seed: int) -> BlockInputs:
+    torch.manual_seed(1000 + seed)
+    dim, head = case.dim, (case.heads, case.width)
+    nothing = torch.full((case.cases, 1, case.tokens, *head), torch.nan)
+    keys, values = torch.randn(2, case.cases, case.memory, *head)
+    keys[:, : case.tokens] = values[:, : case.tokens] = torch.nan
+    return BlockInputs(
+        action=0.3 * torch.randn(case.cases, 1, 1, dim),
+        pose=0.3 * torch.randn(case.cases, 1, case.poses, dim),
+        text_k=torch.randn(case.cases, case.text, *head),
+        text_v=torch.randn(case.cases, case.text, *head),
+        keys=keys,
+        values=values,
+        own_k=nothing,
+        own_v=nothing.clone(),
+    )
+
+
+def cast(one: Tensors, dtype: torch.dtype, *, wide: tuple[str, ...] = ()) -> Tensors:
+    values = {field.name: getattr(one, field.name) for field in dataclasses.fields(one)}
+    copies = {
+        name: value.clone() if name in wide else value.to(dtype, copy=True)
+        for name, value in values.items()
+        if isinstance(value, Tensor)
+    }
+    return dataclasses.replace(one, **copies)
+
+
+WIDE = ("text_norm", "text_norm_bias", "modulation")
+WIDE_OF_FRAME = ("latents", "modulation", "ends_modulation", "rotation", "skip")
+
+
+class Problem:
+    """One case in one precision: what the C++ reads, and the reference's answer to the same numbers in float64."""
+
+    def __init__(self, case: Case, dtype: torch.dtype, scale: float = 1.0) -> None:
+        self.case = case
+        self.ends = cast(ends_of(case), dtype)
+        self.layers = [cast(weights_of(case, i), dtype, wide=WIDE) for i in range(case.layers)]
+        self.inputs = [cast(inputs_of(case, i), dtype) for i in range(case.layers)]
+        frame = frame_of(case)
+        self.frame = cast(dataclasses.replace(frame, latents=scale * frame.latents), dtype, wide=WIDE_OF_FRAME)
+        self.exact_inputs = [cast(one, torch.float64) for one in self.inputs]
+        self.exact = self.answer(self.exact_inputs)
+
+    def sizes(self) -> tuple[int, int, float, Gelu]:
+        return self.case.heads, self.case.side, EPS, self.case.gelu
+
+    def answer(self, inputs: list[BlockInputs]) -> Tensor:
+        layers = [cast(one, torch.float64) for one in self.layers]
+        frame = cast(self.frame, torch.float64, wide=("rotation",))
+        frame = dataclasses.replace(frame, rotation=frame.rotation.to(torch.complex128))
+        return frame_network(cast(self.ends, torch.float64), layers, *self.sizes(), frame, inputs)
+
+    def network(self) -> FrameNetwork:
+        return FrameNetwork(self.ends, self.layers, *self.sizes())
+
+    def run(self, threads: int = 1) -> Tensor:
+        return self.network()(self.frame, self.inputs, threads)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("name", CASES)
+def test_passes_are_the_reference_s_in_float64(name: str, dtype: torch.dtype, threads: int) -> None:
+    problem = Problem(CASES[name], dtype)
+    got = problem.run(threads)
+    assert got.dtype == torch.float32
+    assert_close("velocity", got, problem.exact, TOLERANCE[dtype])
+    for one, exact in zip(problem.inputs, problem.exact_inputs, strict=True):
+        for written in ("own_k", "own_v", "keys", "values"):
+            assert_close(written, getattr(one, written), getattr(exact, written), TOLERANCE[dtype])
+        own = problem.case.tokens
+        assert torch.equal(one.keys[:, own:].double(), exact.keys[:, own:])
+        assert torch.equal(one.values[:, own:].double(), exact.values[:, own:])
+
+
+def test_results_do_not_depend_on_the_threads(dtype: torch.dtype) -> None:
+    case = CASES["long memory, whose ends are ragged"]
+    results = [Problem(case, dtype).run(threads) for threads in (1, 2, 3, 7)]
+    assert all(torch.equal(result, results[0]) for result in results[1:])
+
+
+def test_cases_may_lie_apart_as_slices_of_a_buffer_do(dtype: torch.dtype) -> None:
+    problem = Problem(CASES["odd sizes"], dtype)
+    room = torch.full((3, 100, 3, 10), torch.nan, dtype=dtype)
+    for i, one in enumerate(problem.inputs):
+        keys = room.clone()[:, :63].copy_(one.keys)
+        assert not keys.is_contiguous()
+        problem.inputs[i] = dataclasses.replace(one, keys=keys)
+    assert_close("velocity", problem.run(), problem.exact, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("scale", [1e-4, 300.0])
+def test_small_and_large_latents_stay_exact(dtype: torch.dtype, scale: float) -> None:
+    problem = Problem(CASES["odd sizes"], dtype, scale)
+    assert_close("velocity", problem.run(), problem.exact, TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("gelu", ["none", "tanh"])
+def test_activations_far_from_zero_stay_finite_and_exact(dtype: torch.dtype, gelu: Gelu) -> None:
+    problem = Problem(dataclasses.replace(CASES["odd sizes"], layers=1, gelu=gelu), dtype)
+    problem.layers = [
+        dataclasses.replace(one, widen=(300 * one.widen).to(dtype), narrow=(one.narrow / 300).to(dtype))
+        for one in problem.layers
+    ]
+    exact = problem.answer(problem.exact_inputs)
+    assert_close("velocity", problem.run(), exact, TOLERANCE[dtype])
+
+
+def test_sharp_attention_takes_one_key_and_late_peaks_win(dtype: torch.dtype) -> None:
+    problem = Problem(CASES["small, keys of two blocks"], dtype)
+    for one, exact in zip(problem.inputs, problem.exact_inputs, strict=True):
+        for memory in (one, exact):
+            memory.keys.mul_(40)  # logits of hundreds, whose largest may come last
+            memory.keys[-1].mul_(3)
+    exact = problem.answer(problem.exact_inputs)
+    assert_close("velocity", problem.run(), exact, 3 * TOLERANCE[dtype])
+
+
+def test_weights_are_read_where_they_lie_and_missed_when_they_move() -> None:
+    problem = Problem(CASES["odd sizes"], torch.float32)
+    network, call = problem.network(), (problem.frame, problem.inputs, 1)
+    before = network(*call)
+    problem.layers[0].out.mul_(2)
+    assert not torch.allclose(network(*call), before), "written in place"
+    assert torch.equal(network(*call), problem.run())
+    assert network.holds()
+    before = network(*call)
+    problem.layers[0].out.data = torch.zeros_like(problem.layers[0].out)
+    assert not network.holds()
+    assert torch.equal(network(*call), before), "by the weights of before, which are still there"
+    network = problem.network()
+    problem.ends.embed.data = torch.zeros_like(problem.ends.embed)
+    assert not network.holds()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"keys": torch.zeros(3, 6, 3, 10)}, "6 keys leave no room for the 7"),
+        ({"pose": torch.zeros(3, 1, 3, 30)}, r"pose is \(3, 1, 3, 30\)"),
+        ({"text_k": torch.zeros(3, 1, 3, 10).double()}, "text_k is .* of torch.float64"),
+        ({"values": torch.zeros(3, 63, 10, 3).transpose(2, 3)}, "a case of values .* not contiguous"),
+        ({"own_k": torch.zeros(3, 1, 7, 3, 12)}, r"must be \(3, 1, 7, 3, 10\)"),
+        ({"action": torch.zeros(2, 1, 1, 30)}, r"must be \(3, 1, 1, 30\)"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_named_before_anything_is_written(changes: dict[str, Tensor], message: str) -> None:
+    problem = Problem(CASES["odd sizes"], torch.float32)
+    problem.inputs[-1] = dataclasses.replace(problem.inputs[-1], **changes)
+    with pytest.raises(ValueError, match=message):
+        problem.run()
+    assert problem.inputs[0].own_v.isnan().all()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"latents": torch.zeros(3, 2, 39, 6)}, r"rotation is \(7, 5\).* must be \(26, 5\)"),
+        ({"latents": torch.zeros(3, 2, 22, 3)}, r"must be \(3, 2, 21, 3\)"),
+        ({"latents": torch.zeros(3, 2, 195, 3)}, "a frame of 65 tokens: 1 to 64 fit"),
+        ({"sigma": [0.5]}, "1 noise levels for 3 cases"),
+        ({"modulation": torch.zeros(3, 5, 30)}, "modulation is"),
+        ({"ends_modulation": torch.zeros(3, 2, 30).double()}, "ends_modulation is"),
+        ({"rotation": torch.zeros(7, 5)}, "rotation is .* must be .* of torch.complex64"),
+        ({"guide": torch.zeros(3, 6, 30)}, "guide is"),
+        ({"skip": torch.zeros(3, 7, 17)}, "skip is"),
+    ],
+)
+def test_frames_that_do_not_fit_are_named(changes: dict[str, Tensor], message: str) -> None:
+    problem = Problem(CASES["odd sizes"], torch.float32)
+    problem.frame = dataclasses.replace(problem.frame, **changes)
+    with pytest.raises(ValueError, match=message):
+        problem.run()
+
+
+def test_weights_and_sizes_that_do_not_fit_are_named() -> None:
+    problem = Problem(CASES["odd sizes"], torch.float32)
+    network, ends, layers = problem.network(), problem.ends, problem.layers
+    with pytest.raises(ValueError, match="2 inputs for 3 blocks"):
+        network(problem.frame, problem.inputs[:2], 1)
+    with pytest.raises(ValueError, match="4 heads of a width of 30"):
+        FrameNetwork(ends, layers, 4, 3, EPS, "none")
+    with pytest.raises(ValueError, match="for a processor, and the weights lie on meta"):
+        FrameNetwork(ends, [dataclasses.replace(one, q=one.q.to("meta")) for one in layers], 3, 3, EPS, "none")
+    with pytest.raises(ValueError, match=r"not in torch\.float64"):
+        FrameNetwork(ends, [cast(one, torch.float64) for one in layers], 3, 3, EPS, "none")
+    with pytest.raises(ValueError, match="narrow is"):
+        FrameNetwork(ends, [dataclasses.replace(layers[0], narrow=torch.zeros(30, 24))], 3, 3, EPS, "none")
+    with pytest.raises(ValueError, match="out is"):
+        FrameNetwork(dataclasses.replace(ends, out=torch.zeros(18, 32)), layers, 3, 3, EPS, "none")
+    with pytest.raises(ValueError, match="patches of 9 numbers"):
+        FrameNetwork(dataclasses.replace(ends, embed=torch.zeros(30, 1, 1, 3, 3)), layers, 3, 3, EPS, "none")
