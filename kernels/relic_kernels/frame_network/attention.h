@@ -141,12 +141,11 @@ private:
             }
         }
         const int whole = tiled(dim) ? (count + STEP - 1) / STEP * STEP : count;
-        constexpr bool ROUNDED = T::PER_WORD > 1;    // far more than what a rough power loses
         Floats sums[2] = {sum, {}};
         for (int t = 0; t < whole; t += 2) {
             Floats rows[2];
             for (int i = 0; i < 2; ++i) {
-                rows[i] = t + i < count ? exp2_of<ROUNDED>(load<Floats>(logits[t + i] + v) - peak) : Floats{};
+                rows[i] = t + i < count ? exp2_of<T::ROUNDED>(load<Floats>(logits[t + i] + v) - peak) : Floats{};
                 sums[i] += rows[i];
             }
             for (int i = 0; i < 2 && t + i < whole; i += T::PER_WORD) store(weights[(t + i) / T::PER_WORD] + v, T::pack(rows + i));

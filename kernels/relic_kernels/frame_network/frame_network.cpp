@@ -196,7 +196,7 @@ private:
         uint32_t *hidden = (uint32_t *)wide;
         product(w.widen, w.widen_bias, dim, sizes.hidden, thread, threads, [&](int r, int v, const Floats *both) {
             Floats active[2];
-            for (int i = 0; i < 2; ++i) active[i] = exact ? gelu_exact(both[i]) : gelu_tanh(both[i]);
+            for (int i = 0; i < 2; ++i) active[i] = exact ? gelu_exact(both[i]) : gelu_tanh<T::ROUNDED>(both[i]);
             pack_two<T>(active, hidden, r, v);
         });
         barrier();

@@ -108,11 +108,11 @@ template <bool ROUGHLY = false> INLINE Floats exp2_of(Floats x) {
 #endif
 }
 
-// 1 / x to a relative 1e-7.
-INLINE Floats inverse_of(Floats x) {
+// 1 / x to a relative 1e-7 or, roughly, 6e-5.
+template <bool ROUGHLY = false> INLINE Floats inverse_of(Floats x) {
 #if defined(__AVX512F__)
     const Floats guess = (Floats)_mm512_rcp14_ps((__m512)x);
-    return guess * (2.f - x * guess);
+    return ROUGHLY ? guess : guess * (2.f - x * guess);
 #else
     return 1.f / x;
 #endif
@@ -121,9 +121,11 @@ INLINE Floats inverse_of(Floats x) {
 constexpr float LOG2_E = 1.44269504f;
 
 // 1 / (1 + e^-x); no less than 2^-126.
-INLINE Floats logistic(Floats x) { return inverse_of(1.f + exp2_of(smaller(x * -LOG2_E, splat(126.f)))); }
+template <bool ROUGHLY = false> INLINE Floats logistic(Floats x) {
+    return inverse_of<ROUGHLY>(1.f + exp2_of<ROUGHLY>(smaller(x * -LOG2_E, splat(126.f))));
+}
 
-INLINE Floats silu(Floats x) { return x * logistic(x); }
+template <bool ROUGHLY = false> INLINE Floats silu(Floats x) { return x * logistic<ROUGHLY>(x); }
 
 // Abramowitz and Stegun 7.1.26: erf to 1.5e-7.
 INLINE Floats gelu_exact(Floats x) {
@@ -135,20 +137,21 @@ INLINE Floats gelu_exact(Floats x) {
     return 0.5f * x * (z < 0 ? tail : 2.f - tail);
 }
 
-INLINE Floats gelu_tanh(Floats x) {
+template <bool ROUGHLY = false> INLINE Floats gelu_tanh(Floats x) {
     const Floats inner = 1.5957691216f * (x + 0.044715f * x * x * x);
-    return x * logistic(inner);
+    return x * logistic<ROUGHLY>(inner);
 }
 
 struct NoTiles {};
 
 // A number format: how many numbers a 32-bit word holds, and products of words. Words of activations hold neighbouring
-// features of one token; words of weights are what lies in memory. Threads hold `Registers` while they multiply.
+// features of one token; words of weights are what lies in memory. Threads hold `Registers` while they multiply. What is
+// ROUNDED after, to far less than that, may be computed roughly.
 struct Float32 {
     typedef float Scalar;
     typedef NoTiles Registers;
     static constexpr int PER_WORD = 1;
-    static constexpr bool TILED = false;
+    static constexpr bool TILED = false, ROUNDED = false;
     static INLINE float wide(float value) { return value; }
     static INLINE Floats dot(Floats sum, Words x, uint32_t w) {
         float weight;
@@ -165,7 +168,7 @@ struct Bfloat16 {
     typedef uint16_t Scalar;
     typedef NoTiles Registers;
     static constexpr int PER_WORD = 2;
-    static constexpr bool TILED = false;
+    static constexpr bool TILED = false, ROUNDED = true;
     static INLINE float wide(uint16_t value) {
         const uint32_t bits = uint32_t(value) << 16;
         float out;

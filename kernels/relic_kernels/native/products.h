@@ -48,16 +48,15 @@ INLINE void linear_rows(const Linear<T> &layer, const uint32_t *x, int words, in
 }
 
 #if defined(RELIC_TILES)
-// `next` are the rows of weights that come after.
 template <class T, int HIGH, class Use>
-INLINE void linear_tiles(const Linear<T> &layer, const uint32_t *x, int words, int first, const char *next, Use &use) {
+INLINE void linear_tiles(const Linear<T> &layer, const uint32_t *x, int words, int first, Use &use) {
     alignas(64) float sums[HIGH * TILE][LANES];
-    constexpr int LINES = HIGH * TILE / 2;
-    const auto ask = [&](int i) {
-        for (int line = 0; line < LINES; ++line) _mm_prefetch(next + 64 * (LINES * i + line), _MM_HINT_T1);
-    };
     const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
-    multiply_tiles<false, HIGH>(weights, 4L * words, x, sums[0], words / TILE, ask);
+    const char *next = (const char *)(weights + HIGH * TILE * words);
+    multiply_tiles<false, HIGH>(weights, 4L * words, x, sums[0], words / TILE, [&](int i) {
+        constexpr int LINES = HIGH * TILE / 2;
+        for (int line = 0; line < LINES; ++line) __builtin_prefetch(next + 64 * (LINES * i + line), 0, 2);
+    });
     for (int r = 0; r < HIGH * TILE; r += 2)
         for (int v = 0; v < VECTORS; ++v) {
             Floats both[2];
@@ -84,20 +83,15 @@ struct Share {
 // A thread's share of a linear layer, by two outputs at once: `use(output, vector, values)` gets the first's number and
 // the values of both. `inputs` and `outputs` are even.
 template <class T, class Use>
-void linear(const Linear<T> &layer, const uint32_t *x, int inputs, int outputs, int thread, int threads, Use use,
-            const char *next_rows = nullptr) {
+void linear(const Linear<T> &layer, const uint32_t *x, int inputs, int outputs, int thread, int threads, Use use) {
     const int words = inputs / T::PER_WORD;
     Share own = Share::of_steps(outputs, ROWS, thread, threads);
 #if defined(RELIC_TILES)
     if constexpr (T::TILED)
         if (words % TILE == 0) {
             own = Share::of_steps(outputs, TILE, thread, threads);
-            const char *rows = (const char *)layer.weight;
-            const char *then = next_rows ? next_rows : rows + 4L * own.last * words;
-            for (; own.first + 2 * TILE <= own.last; own.first += 2 * TILE)
-                linear_tiles<T, 2>(layer, x, words, own.first, own.first + 3 * TILE <= own.last ? rows + 4L * (own.first + 2 * TILE) * words : then, use);
-            for (; own.first + TILE <= own.last; own.first += TILE)
-                linear_tiles<T, 1>(layer, x, words, own.first, then, use);
+            for (; own.first + 2 * TILE <= own.last; own.first += 2 * TILE) linear_tiles<T, 2>(layer, x, words, own.first, use);
+            for (; own.first + TILE <= own.last; own.first += TILE) linear_tiles<T, 1>(layer, x, words, own.first, use);
         }
 #endif
     const char *next = (const char *)layer.weight + 4L * (own.first + ROWS) * words;

@@ -51,17 +51,19 @@ public:
         {
             const typename T::Registers registers;
             const int thread = thread_number(), threads = team_size();
+            float *own_planes = planes + thread * T::PER_WORD * padded;
+            std::memset(own_planes, 0, sizeof(float) * T::PER_WORD * padded);
             for (int block = 0; block < blocks; ++block)
                 for (int frame = 0; frame < sizes.frames; ++frame) {
                     float *own = frames + size_t(frame) * channels * positions;
                     float *before = past[block] + size_t(frame % sizes.streams) * sizes.shifted * positions;
-                    one(weights[block], own, before, thread, threads);
+                    one(weights[block], own, before, own_planes, thread, threads);
                 }
         }
     }
 
 private:
-    void one(const PictureWeights &w, float *own, float *before, int thread, int threads) {
+    void one(const PictureWeights &w, float *own, float *before, float *own_planes, int thread, int threads) {
         const Share rows = Share::of(channels, thread, threads);
         for (int c = rows.first; c < rows.last; ++c)
             std::memcpy(x + size_t(c) * lanes, own + size_t(c) * positions, sizeof(float) * positions);
@@ -70,7 +72,7 @@ private:
         barrier();
         const Share own_words = Share::of(words, thread, threads);
         for (int word = own_words.first; word < own_words.last; ++word)
-            convolve(w, word, before, planes + thread * T::PER_WORD * padded);
+            convolve(w, word, before, own_planes);
         barrier();
         const Share own_chunks = Share::of(chunks, thread, threads);
         for (int chunk = own_chunks.first; chunk < own_chunks.last; ++chunk)
@@ -136,8 +138,8 @@ private:
             }
     }
 
+    // Into the middle of a plane whose edges are 0.
     void pad(const float *plane, float *to) const {
-        std::memset(to, 0, sizeof(float) * padded);
         for (int row = 0; row < sizes.height; ++row)
             std::memcpy(to + (row + sizes.radius) * padded_width + sizes.radius, plane + row * sizes.width,
                         sizeof(float) * sizes.width);
@@ -162,7 +164,7 @@ private:
         uint32_t *packed = (uint32_t *)room;
         linear(widen, convolved + size_t(chunk) * words * LANES, channels, sizes.hidden, 0, 1,
                [&](int r, int v, const Floats *both) {
-                   const Floats active[] = {silu(both[0]), silu(both[1])};
+                   const Floats active[] = {silu<T::ROUNDED>(both[0]), silu<T::ROUNDED>(both[1])};
                    pack_two<T>(active, packed, r, v);
                });
         const int begin = chunk * LANES, count = least(positions - begin, LANES);
