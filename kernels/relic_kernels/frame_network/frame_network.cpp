@@ -43,12 +43,14 @@ namespace {
 
 template <class T> class Pass {
     typedef typename T::Scalar Scalar;
+    static constexpr int STEP = STEP_OF<T>;
     static constexpr int PARTS = 2;    // of a long memory; fixed, so that results do not depend on the threads
     const Sizes &sizes;
     const Frame &frame;
     const int patch, dim, head_dim, words;
     float *x, *wide, *turn, *gathered, *table;
     uint32_t *narrow, *queries;
+    Moments<STEP> moments, more;
 
     static int patch_of(const Sizes &s) { return s.channels * s.side * s.side; }
 
@@ -58,7 +60,8 @@ template <class T> class Pass {
 
 public:
     static size_t floats_needed(const Sizes &s) {
-        return size_t(LANES) * (2 * s.dim + 2 * widest(s) + s.dim / s.heads) + gathered_floats(s) + 6 * s.dim;
+        return size_t(LANES) * (2 * s.dim + 2 * widest(s) + s.dim / s.heads) + gathered_floats(s) +
+               2 * Moments<STEP>::floats(s.dim) + 6 * s.dim;
     }
 
     Pass(const Sizes &sizes, const Frame &frame, float *room)
@@ -70,7 +73,9 @@ public:
         narrow = (uint32_t *)(turn + head_dim * LANES);        // as `wide`, in words
         queries = narrow + widest(sizes) * LANES;              // (dim, LANES), in words
         gathered = (float *)(queries + dim * LANES);           // (PARTS, heads, Gathered)
-        table = gathered + gathered_floats(sizes);             // (6, dim)
+        moments = {gathered + gathered_floats(sizes)};
+        more = {moments.of + Moments<STEP>::floats(dim)};
+        table = more.of + Moments<STEP>::floats(dim);          // (6, dim)
     }
 
     void run(const EndWeights &ends, const Weights *weights, const Inputs *inputs, int layers) {
@@ -94,32 +99,37 @@ private:
                 visit(token, ((channel * rows + row) * sizes.side + y) * long(width) + column * sizes.side + x);
     }
 
+    // Rows, of `count`, that are a thread's own from the product that makes them to the one that reads them.
+    static Share rows_of(int count, int thread, int threads) { return Share::of_steps(count, STEP, thread, threads); }
+
+    static Share words_of(Share rows) { return {rows.first / T::PER_WORD, rows.last / T::PER_WORD}; }
+
     void embed(const EndWeights &ends, int thread, int threads) {
-        const Share rows = Share::of(patch, thread, threads), own = Share::of(words, thread, threads);
+        const Share rows = rows_of(patch, thread, threads), own = rows_of(dim, thread, threads);
+        const int area = sizes.side * sizes.side;
         for (int r = rows.first; r < rows.last; ++r) {
             float *to = wide + r * LANES;
             std::memset(to, 0, sizeof(float) * LANES);
-            cells(r / (sizes.side * sizes.side), r / sizes.side % sizes.side, r % sizes.side,
+            cells(r / area, r / sizes.side % sizes.side, r % sizes.side,
                   [&](int lane, long place) { to[lane] = frame.latents[place]; });
         }
-        if (frame.guide) rows_of_tokens<T>((const Scalar *)frame.guide, sizes.tokens, dim, x, own);
-        else std::memset(x + own.first * T::PER_WORD * LANES, 0, sizeof(float) * (own.last - own.first) * T::PER_WORD * LANES);
+        for (int r = rows.first; r < rows.last; r += 2)
+            for (int v = 0; v < VECTORS; ++v) {
+                const Floats both[] = {at(wide, r, v), at(wide, r + 1, v)};
+                pack_two<T>(both, narrow, r, v);
+            }
+        if (frame.guide) rows_of_tokens<T>((const Scalar *)frame.guide, sizes.tokens, dim, x, words_of(own));
+        else std::memset(x + own.first * LANES, 0, sizeof(float) * (own.last - own.first) * LANES);
         barrier();
-        pack<T>(wide, patch, narrow, Share::of(VECTORS, thread, threads));
-        barrier();
-        add_product(ends.embed, ends.embed_bias, patch, thread, threads, [](int, Floats value) { return value; });
+        add_product(ends.embed, ends.embed_bias, narrow, patch, own, [](int, Floats value) { return value; });
     }
 
     // Rows of a predicted patch are its cells, each with all channels.
     void predict(const EndWeights &ends, int thread, int threads) {
+        const Share rows = rows_of(patch, thread, threads);
         const float *shift = frame.ends_modulation, *scale = shift + dim;
-        layer_norm<T>(x, dim, scale, 1.f, shift, sizes.eps, narrow, Share::of(VECTORS, thread, threads));
-        barrier();
-        product(ends.out, ends.out_bias, dim, patch, thread, threads, [&](int r, int v, const Floats *both) {
-            for (int i = 0; i < 2; ++i) put(wide, r + i, v, both[i]);
-        });
-        barrier();
-        const Share rows = Share::of(patch, thread, threads);
+        norm(scale, 1.f, shift, rows_of(dim, thread, threads));
+        to_rows(ends.out, ends.out_bias, wide, rows);
         for (int r = rows.first; r < rows.last; ++r) {
             const int cell = r / sizes.channels;
             cells(r % sizes.channels, cell / sizes.side, cell % sizes.side, [&](int lane, long place) {
@@ -130,102 +140,102 @@ private:
     }
 
     void layer(const Weights &w, const Inputs &in, int thread, int threads) {
-        const Share vectors = Share::of(VECTORS, thread, threads), rows = Share::of(6 * dim, thread, threads);
-        for (int i = rows.first; i < rows.last; ++i) table[i] = w.modulation[i] + frame.modulation[i];
-        barrier();
-        layer_norm<T>(x, dim, table + dim, 1.f, table, sizes.eps, narrow, vectors);
-        barrier();
-        self_attention(w, in, thread, threads);
+        const Share own = rows_of(dim, thread, threads);
+        for (int i = 0; i < 6; ++i)
+            for (int r = i * dim + own.first; r < i * dim + own.last; ++r) table[r] = w.modulation[r] + frame.modulation[r];
+        norm(table + dim, 1.f, table, own);
+        self_attention(w, in, own, thread, threads);
         const float *gate = table + 2 * dim;
         const Scalar *action = (const Scalar *)in.action;
-        add_product(w.out, w.out_bias, dim, thread, threads,
+        add_product(w.out, w.out_bias, narrow, dim, own,
                     [&](int r, Floats value) { return value * gate[r] + T::wide(action[r]); });
+        norm(w.text_norm, 0.f, w.text_norm_bias, own);
+        text_attention(w, in, own, thread, threads);
+        add_product(w.text_out, w.text_out_bias, narrow, dim, own, [](int, Floats value) { return value; });
+        norm(table + 4 * dim, 1.f, table + 3 * dim, own);
+        feed_forward(w, own, rows_of(sizes.hidden, thread, threads));
+    }
+
+    // LayerNorm of `x` into `narrow`, of which a thread's own rows are complete.
+    void norm(const float *weight, float plus, const float *shift, Share own) {
+        moments.take(x, own);
         barrier();
-        layer_norm<T>(x, dim, w.text_norm, 0.f, w.text_norm_bias, sizes.eps, narrow, vectors);
-        barrier();
-        text_attention(w, in, thread, threads);
-        add_product(w.text_out, w.text_out_bias, dim, thread, threads, [](int, Floats value) { return value; });
-        barrier();
-        layer_norm<T>(x, dim, table + 4 * dim, 1.f, table + 3 * dim, sizes.eps, narrow, vectors);
-        barrier();
-        feed_forward(w, thread, threads);
+        layer_norm<T>(x, dim, own, moments, weight, plus, shift, sizes.eps, narrow);
         barrier();
     }
 
-    void self_attention(const Weights &w, const Inputs &in, int thread, int threads) {
-        const Share vectors = Share::of(VECTORS, thread, threads), own_words = Share::of(words, thread, threads);
+    void self_attention(const Weights &w, const Inputs &in, Share own, int thread, int threads) {
         float *q = wide, *k = wide + dim * LANES, *v = k + dim * LANES;
-        to_rows(w.q, w.q_bias, q, thread, threads);
-        to_rows(w.k, w.k_bias, k, thread, threads);
-        to_rows(w.v, w.v_bias, v, thread, threads);
+        uint32_t *turned = (uint32_t *)v, *keys = narrow + words * LANES, *values = keys + words * LANES;
+        to_rows(w.q, w.q_bias, q, own);
+        to_rows(w.k, w.k_bias, k, own);
+        product(w.v, w.v_bias, narrow, dim, own,
+                [&](int r, int v, const Floats *both) { pack_two<T>(both, values, r, v); });
+        add_pose((const Scalar *)in.pose, q, k, own);
+        moments.take(q, own);
+        more.take(k, own);
         barrier();
-        add_pose((const Scalar *)in.pose, q, k, own_words);
-        barrier();
-        rms_norm<T>(q, dim, (const Scalar *)w.norm_q, sizes.eps, logit_scale(), vectors);
-        rms_norm<T>(k, dim, (const Scalar *)w.norm_k, sizes.eps, 1.f, vectors);
-        rotate(q, dim, turn, head_dim, vectors);
-        pack<T>(q, dim, queries, vectors);
-        pack<T>(k, dim, narrow, vectors);
-        rotate(k, dim, turn, head_dim, vectors);
-        uint32_t *turned = narrow + words * LANES, *own_values = turned + words * LANES;
-        pack<T>(k, dim, turned, vectors);
-        pack<T>(v, dim, own_values, vectors);
-        barrier();
-        tokens_of_words<T>(narrow, sizes.tokens, dim, (Scalar *)in.own_keys, own_words);
-        tokens_of_words<T>(own_values, sizes.tokens, dim, (Scalar *)in.own_values, own_words);
+        rms_norm<T>(q, dim, own, moments, (const Scalar *)w.norm_q, sizes.eps, logit_scale(),
+                    [&](int r, int v, Floats *both) {
+                        rotate(both, r, v, turn, head_dim);
+                        pack_two<T>(both, queries, r, v);
+                    });
+        rms_norm<T>(k, dim, own, more, (const Scalar *)w.norm_k, sizes.eps, 1.f, [&](int r, int v, Floats *both) {
+            pack_two<T>(both, keys, r, v);
+            rotate(both, r, v, turn, head_dim);
+            pack_two<T>(both, turned, r, v);
+        });
+        const Share own_words = words_of(own);
+        tokens_of_words<T>(keys, sizes.tokens, dim, (Scalar *)in.own_keys, own_words);
+        tokens_of_words<T>(values, sizes.tokens, dim, (Scalar *)in.own_values, own_words);
         tokens_of_words<T>(turned, sizes.tokens, dim, (Scalar *)in.keys, own_words);
-        tokens_of_words<T>(own_values, sizes.tokens, dim, (Scalar *)in.values, own_words);
+        tokens_of_words<T>(values, sizes.tokens, dim, (Scalar *)in.values, own_words);
         barrier();
         attend(in.keys, in.values, in.memory_tokens, thread, threads);
-        barrier();
     }
 
-    void text_attention(const Weights &w, const Inputs &in, int thread, int threads) {
-        const Share vectors = Share::of(VECTORS, thread, threads);
-        to_rows(w.text_q, w.text_q_bias, wide, thread, threads);
+    void text_attention(const Weights &w, const Inputs &in, Share own, int thread, int threads) {
+        to_rows(w.text_q, w.text_q_bias, wide, own);
+        moments.take(wide, own);
         barrier();
-        rms_norm<T>(wide, dim, (const Scalar *)w.text_norm_q, sizes.eps, logit_scale(), vectors);
-        pack<T>(wide, dim, queries, vectors);
+        rms_norm<T>(wide, dim, own, moments, (const Scalar *)w.text_norm_q, sizes.eps, logit_scale(),
+                    [&](int r, int v, Floats *both) { pack_two<T>(both, queries, r, v); });
         barrier();
         attend(in.text_keys, in.text_values, sizes.text_tokens, thread, threads);
-        barrier();
     }
 
-    void feed_forward(const Weights &w, int thread, int threads) {
+    void feed_forward(const Weights &w, Share own, Share own_hidden) {
         const bool exact = sizes.exact_gelu;
         uint32_t *hidden = (uint32_t *)wide;
-        product(w.widen, w.widen_bias, dim, sizes.hidden, thread, threads, [&](int r, int v, const Floats *both) {
+        product(w.widen, w.widen_bias, narrow, dim, own_hidden, [&](int r, int v, const Floats *both) {
             Floats active[2];
             for (int i = 0; i < 2; ++i) active[i] = exact ? gelu_exact(both[i]) : gelu_tanh<T::ROUNDED>(both[i]);
             pack_two<T>(active, hidden, r, v);
         });
         barrier();
         const float *gate = table + 5 * dim;
-        add_product(w.narrow, w.narrow_bias, sizes.hidden, thread, threads,
-                    [&](int r, Floats value) { return value * gate[r]; }, hidden);
+        add_product(w.narrow, w.narrow_bias, hidden, sizes.hidden, own,
+                    [&](int r, Floats value) { return value * gate[r]; });
     }
 
-    // A linear layer of what lies in `narrow`, or in `from`; see `linear`.
+    // Some outputs of a linear layer of the words `from`; see `linear`.
     template <class Use>
-    void product(const void *weight, const void *bias, int inputs, int outputs, int thread, int threads, Use use,
-                 const uint32_t *from = nullptr) {
-        const Linear<T> layer{(const Scalar *)weight, (const Scalar *)bias};
-        linear(layer, from ? from : narrow, inputs, outputs, thread, threads, use);
+    void product(const void *weight, const void *bias, const uint32_t *from, int inputs, Share outputs, Use use) {
+        linear(Linear<T>{(const Scalar *)weight, (const Scalar *)bias}, from, inputs, outputs, use);
     }
 
-    void to_rows(const void *weight, const void *bias, float *to, int thread, int threads) {
-        product(weight, bias, dim, dim, thread, threads, [&](int r, int v, const Floats *both) {
+    void to_rows(const void *weight, const void *bias, float *to, Share outputs) {
+        product(weight, bias, narrow, dim, outputs, [&](int r, int v, const Floats *both) {
             for (int i = 0; i < 2; ++i) put(to, r + i, v, both[i]);
         });
     }
 
-    // The same, changed by `change(row, value)`, added to `x`.
+    // A product, changed by `change(row, value)`, is added to `x`.
     template <class Change>
-    void add_product(const void *weight, const void *bias, int inputs, int thread, int threads, Change change,
-                     const uint32_t *from = nullptr) {
-        product(weight, bias, inputs, dim, thread, threads, [&](int r, int v, const Floats *both) {
+    void add_product(const void *weight, const void *bias, const uint32_t *from, int inputs, Share outputs, Change change) {
+        product(weight, bias, from, inputs, outputs, [&](int r, int v, const Floats *both) {
             for (int i = 0; i < 2; ++i) put(x, r + i, v, at(x, r + i, v) + change(r + i, both[i]));
-        }, from);
+        });
     }
 
     float logit_scale() const { return LOG2_E / std::sqrt(float(head_dim)); }
@@ -249,13 +259,14 @@ private:
         for (int job = merged.first; job < merged.last; ++job)
             merge<T>(gathered + job / VECTORS * head, apart, parts, head_dim, job % VECTORS,
                      narrow + job / VECTORS * head_dim / T::PER_WORD * LANES);
+        barrier();
     }
 
     // One pose for all tokens, or one for each.
-    void add_pose(const Scalar *pose, float *q, float *k, Share own_words) {
+    void add_pose(const Scalar *pose, float *q, float *k, Share own) {
         float *rows = (float *)queries;
-        if (sizes.pose_rows > 1) rows_of_tokens<T>(pose, sizes.tokens, dim, rows, own_words);
-        for (int r = own_words.first * T::PER_WORD; r < own_words.last * T::PER_WORD; ++r)
+        if (sizes.pose_rows > 1) rows_of_tokens<T>(pose, sizes.tokens, dim, rows, words_of(own));
+        for (int r = own.first; r < own.last; ++r)
             for (int v = 0; v < VECTORS; ++v) {
                 const Floats value = sizes.pose_rows > 1 ? at(rows, r, v) : splat(T::wide(pose[r]));
                 put(q, r, v, at(q, r, v) + value);

@@ -80,16 +80,17 @@ struct Share {
     }
 };
 
-// A thread's share of a linear layer, by two outputs at once: `use(output, vector, values)` gets the first's number and
-// the values of both. `inputs` and `outputs` are even.
+// Outputs that threads share a linear layer by, whatever its size: rows then lie with the thread that made them.
+template <class T> constexpr int STEP_OF = T::TILED ? 16 : ROWS;
+
+// Outputs `own` of a linear layer, by two at once: `use(output, vector, values)` gets the first's number and the values
+// of both. `inputs` and the bounds are even.
 template <class T, class Use>
-void linear(const Linear<T> &layer, const uint32_t *x, int inputs, int outputs, int thread, int threads, Use use) {
+void linear(const Linear<T> &layer, const uint32_t *x, int inputs, Share own, Use use) {
     const int words = inputs / T::PER_WORD;
-    Share own = Share::of_steps(outputs, ROWS, thread, threads);
 #if defined(RELIC_TILES)
     if constexpr (T::TILED)
         if (words % TILE == 0) {
-            own = Share::of_steps(outputs, TILE, thread, threads);
             for (; own.first + 2 * TILE <= own.last; own.first += 2 * TILE) linear_tiles<T, 2>(layer, x, words, own.first, use);
             for (; own.first + TILE <= own.last; own.first += TILE) linear_tiles<T, 1>(layer, x, words, own.first, use);
         }

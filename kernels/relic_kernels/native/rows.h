@@ -46,66 +46,96 @@ void tokens_of_words(const uint32_t *from, int tokens, int dim, typename T::Scal
         }
 }
 
-// Rows `word * PER_WORD` and following as one row of words.
-template <class T> INLINE void pack_row(const float *rows, uint32_t *to, int word, int v) {
-    Floats both[T::PER_WORD];
-    for (int i = 0; i < T::PER_WORD; ++i) both[i] = at(rows, word * T::PER_WORD + i, v);
-    store(to + word * LANES + v * WIDTH, T::pack(both));
-}
-
 // Two rows' values as words, row `row` first; it is even.
 template <class T> INLINE void pack_two(const Floats *both, uint32_t *to, int row, int v) {
     for (int i = 0; i < 2; i += T::PER_WORD) store(to + (row + i) / T::PER_WORD * LANES + v * WIDTH, T::pack(both + i));
 }
 
-template <class T> void pack(const float *rows, int dim, uint32_t *to, Share vectors) {
-    for (int v = vectors.first; v < vectors.last; ++v)
-        for (int w = 0; w < dim / T::PER_WORD; ++w) pack_row<T>(rows, to, w, v);
-}
-
-// Mean of (x - centre)^power over `dim` rows, an even number; two sums at once hide their latency.
-template <int POWER> INLINE Floats mean_of(const float *rows, int dim, int v, Floats centre) {
-    Floats sums[2] = {};
+// (dim, LANES) floats -> words.
+template <class T> void pack(const float *rows, int dim, uint32_t *to) {
     for (int r = 0; r < dim; r += 2)
-        for (int i = 0; i < 2; ++i) {
-            const Floats off = at(rows, r + i, v) - centre;
-            sums[i] += POWER == 1 ? off : off * off;
+        for (int v = 0; v < VECTORS; ++v) {
+            const Floats both[] = {at(rows, r, v), at(rows, r + 1, v)};
+            pack_two<T>(both, to, r, v);
         }
-    return (sums[0] + sums[1]) / float(dim);
 }
 
-// LayerNorm over the rows, times `weight + plus`, plus `shift`, as words.
-template <class T>
-void layer_norm(const float *x, int dim, const float *weight, float plus, const float *shift, float eps, uint32_t *to,
-                Share vectors) {
-    for (int v = vectors.first; v < vectors.last; ++v) {
-        const Floats mean = mean_of<1>(x, dim, v, Floats{});
-        const Floats inverse = 1.f / square_root(mean_of<2>(x, dim, v, mean) + eps);
-        for (int r = 0; r < dim; r += T::PER_WORD) {
-            Floats both[T::PER_WORD];
-            for (int i = 0; i < T::PER_WORD; ++i)
-                both[i] = (at(x, r + i, v) - mean) * inverse * (weight[r + i] + plus) + shift[r + i];
-            store(to + r / T::PER_WORD * LANES + v * WIDTH, T::pack(both));
+// Means over rows, taken by groups of STEP: a thread takes those of its own rows, and all together give the same
+// numbers however many threads there are.
+template <int STEP> struct Moments {
+    float *of;    // (groups, 2, LANES): a group's mean, and its sum of squares around it
+    static int groups(int dim) { return (dim + STEP - 1) / STEP; }
+    static size_t floats(int dim) { return size_t(groups(dim)) * 2 * LANES; }
+
+    void take(const float *x, Share rows) const {
+        for (int first = rows.first; first < rows.last; first += STEP) {
+            const int last = least(first + STEP, rows.last);
+            for (int v = 0; v < VECTORS; ++v) {
+                Floats sum = {}, squares = {};
+                for (int r = first; r < last; ++r) sum += at(x, r, v);
+                const Floats mean = sum / float(last - first);
+                for (int r = first; r < last; ++r) {
+                    const Floats off = at(x, r, v) - mean;
+                    squares += off * off;
+                }
+                put(of, first / STEP * 2, v, mean);
+                put(of, first / STEP * 2 + 1, v, squares);
+            }
         }
     }
-}
 
-// RMSNorm over the rows, in place, times `factor`.
-template <class T>
-void rms_norm(float *x, int dim, const typename T::Scalar *weight, float eps, float factor, Share vectors) {
-    for (int v = vectors.first; v < vectors.last; ++v) {
-        const Floats inverse = factor / square_root(mean_of<2>(x, dim, v, Floats{}) + eps);
-        for (int r = 0; r < dim; ++r) put(x, r, v, at(x, r, v) * inverse * T::wide(weight[r]));
+    Floats mean(int dim, int v) const {
+        Floats sum = {};
+        for (int g = 0; g < groups(dim); ++g) sum += at(of, 2 * g, v) * float(least(STEP, dim - g * STEP));
+        return sum / float(dim);
     }
+
+    // Mean of the squares around `centre`.
+    Floats square(int dim, int v, Floats centre) const {
+        Floats sum = {};
+        for (int g = 0; g < groups(dim); ++g) {
+            const Floats off = at(of, 2 * g, v) - centre;
+            sum += at(of, 2 * g + 1, v) + off * off * float(least(STEP, dim - g * STEP));
+        }
+        return sum / float(dim);
+    }
+};
+
+// LayerNorm of some rows, times `weight + plus`, plus `shift`, as words.
+template <class T, int STEP>
+void layer_norm(const float *x, int dim, Share rows, Moments<STEP> moments, const float *weight, float plus,
+                const float *shift, float eps, uint32_t *to) {
+    Floats mean[VECTORS], inverse[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) {
+        mean[v] = moments.mean(dim, v);
+        inverse[v] = 1.f / square_root(moments.square(dim, v, mean[v]) + eps);
+    }
+    for (int r = rows.first; r < rows.last; r += 2)
+        for (int v = 0; v < VECTORS; ++v) {
+            Floats both[2];
+            for (int i = 0; i < 2; ++i)
+                both[i] = (at(x, r + i, v) - mean[v]) * inverse[v] * (weight[r + i] + plus) + shift[r + i];
+            pack_two<T>(both, to, r, v);
+        }
 }
 
-// Turns neighbouring rows by `turn` (head_dim, LANES): cosine and sine of each pair, the same for every head.
-inline void rotate(float *x, int dim, const float *turn, int head_dim, Share vectors) {
-    for (int r = 0; r < dim; r += 2)
-        for (int v = vectors.first; v < vectors.last; ++v) {
-            const Floats a = at(x, r, v), b = at(x, r + 1, v);
-            const Floats cosine = at(turn, r % head_dim, v), sine = at(turn, r % head_dim + 1, v);
-            put(x, r, v, a * cosine - b * sine);
-            put(x, r + 1, v, a * sine + b * cosine);
+// RMSNorm of some rows, times `factor`: `use(row, vector, values)` gets two at once, the first's number and the values.
+template <class T, int STEP, class Use>
+void rms_norm(const float *x, int dim, Share rows, Moments<STEP> moments, const typename T::Scalar *weight, float eps,
+              float factor, Use use) {
+    Floats inverse[VECTORS];
+    for (int v = 0; v < VECTORS; ++v) inverse[v] = factor / square_root(moments.square(dim, v, Floats{}) + eps);
+    for (int r = rows.first; r < rows.last; r += 2)
+        for (int v = 0; v < VECTORS; ++v) {
+            Floats both[2];
+            for (int i = 0; i < 2; ++i) both[i] = at(x, r + i, v) * inverse[v] * T::wide(weight[r + i]);
+            use(r, v, both);
         }
+}
+
+// Turns two neighbouring rows by `turn` (head_dim, LANES): cosine and sine of each pair, the same for every head.
+INLINE void rotate(Floats *both, int row, int v, const float *turn, int head_dim) {
+    const Floats a = both[0], b = both[1], cosine = at(turn, row % head_dim, v), sine = at(turn, row % head_dim + 1, v);
+    both[0] = a * cosine - b * sine;
+    both[1] = a * sine + b * cosine;
 }

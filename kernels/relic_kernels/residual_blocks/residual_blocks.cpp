@@ -162,13 +162,13 @@ private:
         const Linear<T> widen{(const Scalar *)w.widen, (const Scalar *)w.widen_bias};
         const Linear<T> narrow{(const Scalar *)w.narrow, (const Scalar *)w.narrow_bias};
         uint32_t *packed = (uint32_t *)room;
-        linear(widen, convolved + size_t(chunk) * words * LANES, channels, sizes.hidden, 0, 1,
+        linear(widen, convolved + size_t(chunk) * words * LANES, channels, {0, sizes.hidden},
                [&](int r, int v, const Floats *both) {
                    const Floats active[] = {silu<T::ROUNDED>(both[0]), silu<T::ROUNDED>(both[1])};
                    pack_two<T>(active, packed, r, v);
                });
         const int begin = chunk * LANES, count = least(positions - begin, LANES);
-        linear(narrow, packed, sizes.hidden, channels, 0, 1, [&](int r, int v, const Floats *both) {
+        linear(narrow, packed, sizes.hidden, {0, channels}, [&](int r, int v, const Floats *both) {
             for (int i = 0; i < 2; ++i) {
                 float *to = own + size_t(r + i) * positions + begin + v * WIDTH;
                 if ((v + 1) * WIDTH <= count) store(to, load<Floats>(to) + both[i]);
@@ -220,8 +220,8 @@ int pointwise(const Linear<T> &layer, const float *from, float *to, int frames, 
                 const float *plane = from + in.start(frame, c);
                 in.positions(c, chunk, [&](int lane, long offset) { rows[c * LANES + lane] = plane[offset]; });
             }
-            pack<T>(rows, in.channels, packed, {0, VECTORS});
-            linear(layer, packed, in.channels, out.channels, 0, 1,
+            pack<T>(rows, in.channels, packed);
+            linear(layer, packed, in.channels, {0, out.channels},
                    [&](int r, int v, const Floats *both) {
                        for (int i = 0; i < 2; ++i) put(done, r + i, v, both[i]);
                    });
