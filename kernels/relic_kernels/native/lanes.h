@@ -33,6 +33,27 @@ template <class Vector, class Element> INLINE void store(Element *to, Vector val
     std::memcpy(to, &value, sizeof value);
 }
 
+// Elements `first` to `last` of a vector, at the same places after `to`.
+template <class Vector, class Element> INLINE void store_some(Element *to, Vector value, int first, int last) {
+#if defined(__AVX512F__)
+    const __mmask16 chosen = __mmask16((1u << last) - (1u << first));
+    if (first < last) _mm512_mask_storeu_epi32(to, chosen, (__m512i)value);
+#else
+    for (int i = first; i < last; ++i) std::memcpy(to + i, (const char *)&value + 4 * i, 4);
+#endif
+}
+
+// The first `count` elements, the others 0.
+INLINE Floats load_some(const float *from, int count) {
+    Floats value = {};
+#if defined(__AVX512F__)
+    value = (Floats)_mm512_maskz_loadu_ps(__mmask16((1u << count) - 1u), from);
+#else
+    std::memcpy(&value, from, sizeof(float) * count);
+#endif
+    return value;
+}
+
 // WIDTH x WIDTH words, rows to columns.
 #if defined(__AVX512F__)
 INLINE void transpose(Words (&rows)[WIDTH]) {
@@ -73,6 +94,9 @@ INLINE Floats smaller(Floats a, Floats b) { return (Floats)_mm512_min_ps((__m512
 INLINE Floats larger(Floats a, Floats b) { return a > b ? a : b; }
 INLINE Floats smaller(Floats a, Floats b) { return a < b ? a : b; }
 #endif
+
+INLINE int least(int a, int b) { return a < b ? a : b; }
+INLINE int most(int a, int b) { return a > b ? a : b; }
 
 INLINE Floats square_root(Floats x) {
     for (int i = 0; i < WIDTH; ++i) x[i] = std::sqrt(x[i]);

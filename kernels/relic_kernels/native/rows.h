@@ -6,8 +6,6 @@
 INLINE Floats at(const float *rows, int row, int v) { return load<Floats>(rows + row * LANES + v * WIDTH); }
 INLINE void put(float *rows, int row, int v, Floats value) { store(rows + row * LANES + v * WIDTH, value); }
 
-INLINE int least(int a, int b) { return a < b ? a : b; }
-
 // (tokens, dim) numbers -> rows of floats; lanes without a token are 0.
 template <class T>
 void rows_of_tokens(const typename T::Scalar *from, int tokens, int dim, float *rows, Share words) {

@@ -19,112 +19,116 @@ namespace {
 
 int rounded_up(int count, int step) { return (count + step - 1) / step * step; }
 
+// A thread works on chunks of LANES positions of its own, from the norm to the sum; others' it reads around theirs alone.
 template <class T> class Blocks {
     typedef typename T::Scalar Scalar;
     const PictureSizes &sizes;
-    const int channels, words, positions, lanes, chunks, side, padded_width, padded;
-    float *x, *normed;        // (channels, lanes), lanes whole chunks
+    const int channels, words, positions, chunks, side, padded_width, padded;
+    const long apart;         // floats from one normed channel to the next: an odd number of cache lines
+    float *normed;            // (channels, apart)
     uint32_t *convolved;      // (chunks, channels / PER_WORD, LANES)
     float *hidden, *planes;   // of each thread: (hidden / PER_WORD, LANES) words and (PER_WORD, padded)
 
 public:
     Blocks(const PictureSizes &sizes)
         : sizes(sizes), channels(sizes.channels), words(channels / T::PER_WORD), positions(sizes.height * sizes.width),
-          lanes(rounded_up(positions, LANES)), chunks(lanes / LANES), side(2 * sizes.radius + 1),
+          chunks(rounded_up(positions, LANES) / LANES), side(2 * sizes.radius + 1),
           padded_width(sizes.width + 2 * sizes.radius),
-          padded(rounded_up((sizes.height + 2 * sizes.radius) * padded_width + 2 * WIDTH, WIDTH)) {}
+          padded(rounded_up((sizes.height + 2 * sizes.radius) * padded_width + 2 * WIDTH, WIDTH)),
+          apart(chunks * LANES + 16) {}
 
     size_t floats_needed() const {
-        return size_t(channels) * lanes * 3 + WIDTH + size_t(sizes.threads) * (sizes.hidden * LANES + T::PER_WORD * padded);
+        return channels * (apart + size_t(chunks) * LANES) +
+               size_t(sizes.threads) * (sizes.hidden * LANES + T::PER_WORD * padded);
     }
 
     // `frames` (frames, channels, positions) is changed in place; `past` (streams, shifted, positions) of each block is
     // read and becomes the last frames' own.
     void run(const PictureWeights *weights, int blocks, float *frames, float *const *past, float *room) {
-        x = room;
-        normed = x + size_t(channels) * lanes;
-        convolved = (uint32_t *)(normed + size_t(channels) * lanes);
-        hidden = (float *)(convolved + size_t(channels) * lanes) + WIDTH;
+        normed = room;
+        convolved = (uint32_t *)(normed + channels * apart);
+        hidden = (float *)convolved + size_t(channels) * chunks * LANES;
         planes = hidden + size_t(sizes.threads) * sizes.hidden * LANES;
-        if (lanes > positions) std::memset(x, 0, sizeof(float) * channels * lanes);
 #pragma omp parallel num_threads(sizes.threads) if (sizes.threads > 1)
         {
             const typename T::Registers registers;
-            const int thread = thread_number(), threads = team_size();
+            const int thread = thread_number();
+            const Share own = Share::of(chunks, thread, team_size());
             float *own_planes = planes + thread * T::PER_WORD * padded;
             std::memset(own_planes, 0, sizeof(float) * T::PER_WORD * padded);
             for (int block = 0; block < blocks; ++block)
                 for (int frame = 0; frame < sizes.frames; ++frame) {
-                    float *own = frames + size_t(frame) * channels * positions;
+                    float *x = frames + size_t(frame) * channels * positions;
                     float *before = past[block] + size_t(frame % sizes.streams) * sizes.shifted * positions;
-                    one(weights[block], own, before, own_planes, thread, threads);
+                    one(weights[block], x, before, own, own_planes, hidden + size_t(thread) * sizes.hidden * LANES);
                 }
         }
     }
 
 private:
-    void one(const PictureWeights &w, float *own, float *before, float *own_planes, int thread, int threads) {
-        const Share rows = Share::of(channels, thread, threads);
-        for (int c = rows.first; c < rows.last; ++c)
-            std::memcpy(x + size_t(c) * lanes, own + size_t(c) * positions, sizeof(float) * positions);
+    void one(const PictureWeights &w, float *x, float *before, Share own, float *own_planes, float *room) {
+        for (int chunk = own.first; chunk < own.last; ++chunk)
+            normalise((const Scalar *)w.norm, (const Scalar *)w.norm_bias, chunk, x);
         barrier();
-        normalise((const Scalar *)w.norm, (const Scalar *)w.norm_bias, Share::of(lanes / WIDTH, thread, threads));
+        const Share places{least(own.first * LANES, positions), least(own.last * LANES, positions)};
+        for (int word = 0; word < words && places.first < places.last; ++word) convolve(w, word, before, places, own_planes);
+        for (int chunk = own.first; chunk < own.last; ++chunk) feed_forward(w, chunk, x, room);
         barrier();
-        const Share own_words = Share::of(words, thread, threads);
-        for (int word = own_words.first; word < own_words.last; ++word)
-            convolve(w, word, before, own_planes);
-        barrier();
-        const Share own_chunks = Share::of(chunks, thread, threads);
-        for (int chunk = own_chunks.first; chunk < own_chunks.last; ++chunk)
-            feed_forward(w, chunk, own, hidden + size_t(thread) * sizes.hidden * LANES);
-        barrier();
+        for (int c = 0; c < sizes.shifted && places.first < places.last; ++c)
+            std::memcpy(before + size_t(c) * positions + places.first, normed + c * apart + places.first,
+                        sizeof(float) * (places.last - places.first));
     }
 
-    void normalise(const Scalar *weight, const Scalar *bias, Share vectors) {
-        for (int v = vectors.first; v < vectors.last; ++v) {
-            Floats sum = {}, square = {};
-            for (int c = 0; c < channels; ++c) sum += here(x, c, v);
-            const Floats mean = sum / float(channels);
-            for (int c = 0; c < channels; ++c) {
-                const Floats off = here(x, c, v) - mean;
-                square += off * off;
+    // Vector `v` of a chunk's positions, of one channel.
+    INLINE Floats here(const float *x, int c, int chunk, int v) const {
+        const int place = chunk * LANES + v * WIDTH;
+        const float *from = x + size_t(c) * positions + place;
+        return place + WIDTH <= positions ? load<Floats>(from) : load_some(from, most(0, positions - place));
+    }
+
+    void normalise(const Scalar *weight, const Scalar *bias, int chunk, const float *x) {
+        Floats mean[VECTORS] = {}, inverse[VECTORS] = {};
+        for (int c = 0; c < channels; ++c)
+            for (int v = 0; v < VECTORS; ++v) mean[v] += here(x, c, chunk, v);
+        for (auto &one : mean) one /= float(channels);
+        for (int c = 0; c < channels; ++c)
+            for (int v = 0; v < VECTORS; ++v) {
+                const Floats off = here(x, c, chunk, v) - mean[v];
+                inverse[v] += off * off;
             }
-            const Floats inverse = 1.f / square_root(square / float(channels) + sizes.eps);
-            for (int c = 0; c < channels; ++c)
-                store(normed + size_t(c) * lanes + v * WIDTH,
-                      (here(x, c, v) - mean) * inverse * T::wide(weight[c]) + T::wide(bias[c]));
-        }
+        for (auto &one : inverse) one = 1.f / square_root(one / float(channels) + sizes.eps);
+        for (int c = 0; c < channels; ++c)
+            for (int v = 0; v < VECTORS; ++v)
+                store(normed + c * apart + chunk * LANES + v * WIDTH,
+                      (here(x, c, chunk, v) - mean[v]) * inverse[v] * T::wide(weight[c]) + T::wide(bias[c]));
     }
 
-    INLINE Floats here(const float *rows, int c, int v) const {
-        return load<Floats>(rows + size_t(c) * lanes + v * WIDTH);
-    }
-
-    // Depth-wise convolution of the channels of one word; those that are shifted in time are the frame before's.
-    void convolve(const PictureWeights &w, int word, float *before, float *room) {
+    // Depth-wise convolution of the channels of one word, at some positions; those channels that are shifted in time are
+    // the frame before's.
+    void convolve(const PictureWeights &w, int word, const float *before, Share places, float *room) {
         const Scalar *kernels = (const Scalar *)w.depthwise + word * T::PER_WORD * side * side;
         const Scalar *bias = (const Scalar *)w.depthwise_bias + word * T::PER_WORD;
+        const Share rows{places.first / sizes.width, (places.last - 1) / sizes.width + 1};
         for (int i = 0; i < T::PER_WORD; ++i) {
             const int c = word * T::PER_WORD + i;
-            float *now = normed + size_t(c) * lanes, *shifted = before + size_t(c) * positions;
-            pad(c < sizes.shifted ? shifted : now, room + i * padded);
-            if (c < sizes.shifted) std::memcpy(shifted, now, sizeof(float) * positions);
+            pad(c < sizes.shifted ? before + size_t(c) * positions : normed + c * apart, rows, room + i * padded);
         }
         switch (side) {
-            case 3: return slide<3>(kernels, bias, word, room);
-            case 5: return slide<5>(kernels, bias, word, room);
-            default: return slide<0>(kernels, bias, word, room);
+            case 3: return slide<3>(kernels, bias, word, rows, places, room);
+            case 5: return slide<5>(kernels, bias, word, rows, places, room);
+            default: return slide<0>(kernels, bias, word, rows, places, room);
         }
     }
 
     // SIDE of the kernel, known while compiling where it is not 0.
-    template <int SIDE> void slide(const Scalar *kernels, const Scalar *bias, int word, const float *room) {
+    template <int SIDE>
+    void slide(const Scalar *kernels, const Scalar *bias, int word, Share rows, Share places, const float *room) {
         const int taps_a_side = SIDE ? SIDE : side;
         float taps[T::PER_WORD][SIDE ? SIDE * SIDE : 121];
         for (int i = 0; i < T::PER_WORD; ++i)
             for (int k = 0; k < taps_a_side * taps_a_side; ++k)
                 taps[i][k] = T::wide(kernels[i * taps_a_side * taps_a_side + k]);
-        for (int row = 0; row < sizes.height; ++row)
+        for (int row = rows.first; row < rows.last; ++row)
             for (int column = 0; column < sizes.width; column += WIDTH) {
                 Floats sums[T::PER_WORD];
                 for (int i = 0; i < T::PER_WORD; ++i) {
@@ -134,28 +138,25 @@ private:
                         for (int kx = 0; kx < taps_a_side; ++kx)
                             sums[i] += taps[i][ky * taps_a_side + kx] * load<Floats>(from + ky * padded_width + kx);
                 }
-                put_words(word, row * sizes.width + column, T::pack(sums));
+                const int place = row * sizes.width + column;
+                const int last = least(least(WIDTH, sizes.width - column), places.last - place);
+                put_words(word, place, T::pack(sums), most(0, places.first - place), last);
             }
     }
 
-    // Into the middle of a plane whose edges are 0.
-    void pad(const float *plane, float *to) const {
-        for (int row = 0; row < sizes.height; ++row)
+    // Some rows and those around them, into the middle of a plane whose edges are 0.
+    void pad(const float *plane, Share rows, float *to) const {
+        for (int row = most(0, rows.first - sizes.radius); row < least(sizes.height, rows.last + sizes.radius); ++row)
             std::memcpy(to + (row + sizes.radius) * padded_width + sizes.radius, plane + row * sizes.width,
                         sizeof(float) * sizes.width);
     }
 
-    // Words of WIDTH positions; what goes beyond a row of the picture is overwritten by the row after it.
-    INLINE void put_words(int word, int position, Words value) {
-        const int chunk = position / LANES, lane = position % LANES;
+    // Words `first` to `last` of a vector of them, whose first is that of `place`.
+    INLINE void put_words(int word, int place, Words value, int first, int last) {
+        const int chunk = place / LANES, lane = place % LANES;
         uint32_t *to = convolved + (size_t(chunk) * words + word) * LANES + lane;
-        if (lane + WIDTH <= LANES) return store(to, value);
-        uint32_t all[WIDTH];
-        store(all, value);
-        std::memcpy(to, all, sizeof(uint32_t) * (LANES - lane));
-        if (chunk + 1 < chunks)
-            std::memcpy(to + (words - 1) * LANES + LANES - lane, all + LANES - lane,
-                        sizeof(uint32_t) * (lane + WIDTH - LANES));
+        store_some(to, value, first, least(last, LANES - lane));
+        if (lane + last > LANES) store_some(to + (words - 1) * LANES, value, most(first, LANES - lane), last);
     }
 
     void feed_forward(const PictureWeights &w, int chunk, float *own, float *room) {
