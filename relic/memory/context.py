@@ -31,7 +31,7 @@ class MemoryContext:
         space = grid_positions(model.grid)
         self._memory = memory
         first = memory.num_frames
-        time = torch.arange(first, first + num_frames).repeat_interleave(len(space))
+        time = torch.arange(first, first + num_frames)[:, None].expand(-1, len(space)).flatten()
         self._places, self._model = (time, space.repeat(num_frames, 1)), model
         self._rotation = rotation(*self._places, model.head_dim, model.rope_theta)
         self._turns: Turns | None = None

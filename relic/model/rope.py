@@ -9,6 +9,7 @@ Axes: L tokens, D head width.
 from __future__ import annotations
 
 import math
+from functools import cache
 
 import torch
 from torch import Tensor
@@ -30,8 +31,13 @@ def grid_positions(grid: tuple[int, int]) -> Tensor:
 
 def inverse_frequencies(head_dim: int, theta: float) -> Tensor:
     """Radians per unit of position for each rotated pair: `(D / 2,)` float32, time first."""
-    parts = [theta ** (-torch.arange(0, dim, 2).float() / dim) for dim in axis_dims(head_dim)]
-    return torch.cat(parts)
+    return _inverse_frequencies(head_dim, theta).clone()
+
+
+@cache
+def _inverse_frequencies(head_dim: int, theta: float) -> Tensor:
+    with torch.inference_mode(mode=False):
+        return torch.cat([theta ** (-torch.arange(0, dim, 2).float() / dim) for dim in axis_dims(head_dim)])
 
 
 def yarn_frequencies(head_dim: int, theta: float, trained: int, frames: int) -> Tensor:
@@ -73,12 +79,11 @@ def rotation(
         `(L, D / 2)` complex64.
     """
     if frequencies is None:
-        frequencies = inverse_frequencies(head_dim, theta)
+        frequencies = _inverse_frequencies(head_dim, theta)
+    axes = (time_L[:, None].float(), *space_L2.float().split(1, dim=1))
     dims = axis_dims(head_dim)
-    axes = torch.cat([time_L[:, None].float(), space_L2.float()], dim=1)
-    repeats = torch.tensor([dim // 2 for dim in dims], device=axes.device)
-    repeated = axes.repeat_interleave(repeats, dim=1, output_size=head_dim // 2)
-    angle = repeated * frequencies.to(axes.device)
+    repeated = torch.cat([axis.expand(-1, dim // 2) for axis, dim in zip(axes, dims, strict=True)], dim=1)
+    angle = repeated * frequencies.to(repeated.device)
     return torch.polar(torch.ones_like(angle), angle)
 
 

@@ -140,7 +140,7 @@ class ViewMemory:
         return sum(view.picture.nbytes + view.depth.nbytes for view in held.values())
 
     def _apart(self, one: View, other: View) -> bool:
-        if float((one.position - other.position).norm()) >= self._config.apart_m:
+        if math.dist(one.position.tolist(), other.position.tolist()) >= self._config.apart_m:
             return True
-        cosine = (float((one.rotation_w2c * other.rotation_w2c).sum()) - 1) / 2
+        cosine = (float(one.rotation_w2c.flatten().dot(other.rotation_w2c.flatten())) - 1) / 2
         return math.degrees(math.acos(min(1.0, max(-1.0, cosine)))) >= self._config.apart_deg

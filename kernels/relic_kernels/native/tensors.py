@@ -35,8 +35,7 @@ def check(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype)
 
 def check_cases(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.dtype) -> None:
     """The same for a tensor whose cases, along its first axis, may lie apart from each other."""
-    apart = tensor.ndim > 1 and len(tensor) > 1 and not tensor.is_contiguous()
-    if apart and tensor.shape == shape:
+    if tensor.shape == shape and shape[0] > 1 and not tensor.is_contiguous():
         check(f"a case of {name}", tensor[0], shape[1:], dtype)
     else:
         check(name, tensor, shape, dtype)

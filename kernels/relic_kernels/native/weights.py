@@ -29,6 +29,12 @@ class PlacedWeights:
         """A copy of a network has its weights elsewhere."""
         return type(None), ()
 
-    def holds(self) -> bool:
-        """Whether the weights lie where they lay: those of a network that was cast or moved do not."""
+    def holds(self, tensors: Sequence[Tensor] | None = None) -> bool:
+        """Whether the weights lie where they lay: those of a network that was cast or moved do not.
+
+        Args:
+            tensors: if given, whether these are they.
+        """
+        if tensors is not None and not all(a is b for a, b in zip(tensors, self.tensors, strict=True)):
+            return False
         return self._places == [tensor.data_ptr() for tensor in self.tensors]

@@ -120,9 +120,7 @@ class ResidualBlocks:
 
     def holds(self, blocks: Sequence[ResidualWeights]) -> bool:
         """Whether these are its weights, and lie where they lay: those of a network that was cast do not."""
-        tensors = (getattr(one, name) for one in blocks for name in _WEIGHTS)
-        same = all(a is b for a, b in zip(tensors, self._weights.tensors, strict=True))
-        return same and self._weights.holds()
+        return self._weights.holds([getattr(one, name) for one in blocks for name in _WEIGHTS])
 
     def __call__(self, x: Tensor, past: Sequence[Tensor | None], streams: int = 1) -> tuple[Tensor, list[Tensor]]:
         """Run all blocks.
