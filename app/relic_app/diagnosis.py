@@ -154,17 +154,18 @@ def check_native() -> Finding:
     """The operators in C++ by which a world is played on a processor, compiled where they are not yet."""
     import torch
 
-    from relic_kernels.native import why_not
+    from relic_kernels.native import has_tiles, why_not
 
     why = why_not(torch.float32)
     if why is None:
         formats = "float32 and bfloat16" if why_not(torch.bfloat16) is None else "float32"
+        formats += ", with AMX tiles" if has_tiles() else ""
         return ok("C++ operators", f"compiled for this processor, in {formats}")
     fault, _, remedy = why.rpartition(": ")
     return Finding(
         name="C++ operators",
         status="warn",
-        detail=f"{fault or why}; the world is drawn by torch's, at about half the speed",
+        detail=f"{fault or why}; the world is drawn by torch's, at half the speed or less",
         remedy=remedy if fault else "unset RELIC_NATIVE",
     )
 

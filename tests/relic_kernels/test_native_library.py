@@ -4,14 +4,25 @@ import ctypes
 import importlib
 import os
 import stat
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from relic_kernels.native import library, why_not
+from relic_kernels.linear_layers import LinearLayers
+from relic_kernels.native import has_tiles, library, why_not
+from relic_kernels.residual_blocks import ResidualBlocks
+from relic_kernels.residual_blocks.reference import residual_blocks
 from tests.relic_kernels.closeness import assert_close
 from tests.relic_kernels.test_frame_network import CASES, TOLERANCE, Problem
+from tests.relic_kernels.test_linear_layers import TOLERANCE as LAYER_TOLERANCE
+from tests.relic_kernels.test_linear_layers import exact as exact_layers
+from tests.relic_kernels.test_linear_layers import layers_of
+from tests.relic_kernels.test_residual_blocks import CASES as PICTURES
+from tests.relic_kernels.test_residual_blocks import TOLERANCE as PICTURE_TOLERANCE
+from tests.relic_kernels.test_residual_blocks import problem as picture_problem
+from tests.relic_kernels.test_residual_blocks import wide
 
 pytestmark = pytest.mark.native
 
@@ -44,9 +55,49 @@ def test_other_processors_and_no_threads_compute_the_same(
     assert isinstance(built, ctypes.CDLL)
     assert not built.relic_has_bfloat16()
     monkeypatch.setattr(module, "library", lambda: built)
-    for name in ("mini", "odd sizes"):
-        problem = Problem(CASES[name], torch.float32)
-        assert_close("tokens", problem.run(threads=3), problem.exact, TOLERANCE[torch.float32])
+    check_operators(torch.float32, monkeypatch)
+
+
+def check_operators(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the library that is in use computes, with three threads, beside the references in float64."""
+    for name in ("mini", "odd sizes", "long memory, whose ends are ragged"):
+        problem = Problem(CASES[name], dtype)
+        assert_close("velocity", problem.run(threads=3), problem.exact, TOLERANCE[dtype])
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    for case in PICTURES.values():
+        x, blocks, past = picture_problem(case, dtype)
+        got, _ = ResidualBlocks(blocks, case.shifted)(x, past, case.streams)
+        exact, _ = residual_blocks(
+            x.double(), [wide(one) for one in blocks], [None if one is None else one.double() for one in past],
+            case.shifted, case.streams,
+        )  # fmt: skip
+        assert_close("x", got, exact, PICTURE_TOLERANCE[dtype])
+    layers, rows = layers_of(3, 64, 22, dtype), torch.randn(70, 64).to(dtype)
+    assert_close("outputs", LinearLayers(layers)(rows, 3), exact_layers(rows, layers), LAYER_TOLERANCE[dtype])
+
+
+@pytest.mark.parametrize("macro", ["RELIC_EMULATED_TILES", "RELIC_NO_TILES"])
+def test_bfloat16_is_computed_with_tiles_and_without(
+    macro: str, cache: Path, monkeypatch: pytest.MonkeyPatch, require: Callable[..., None]
+) -> None:
+    require("bfloat16")
+    monkeypatch.setattr(module, "_OPTIONS", (*module._OPTIONS, f"-D{macro}"))
+    built = module._library.__wrapped__()
+    assert isinstance(built, ctypes.CDLL)
+    assert built.relic_has_tiles() == (macro == "RELIC_EMULATED_TILES")
+    monkeypatch.setattr(module, "library", lambda: built)
+    check_operators(torch.bfloat16, monkeypatch)
+
+
+def test_torch_finds_the_tile_registers_as_it_left_them(require: Callable[..., None]) -> None:
+    require("bfloat16")
+    torch.manual_seed(0)
+    problem = Problem(CASES["mini"], torch.bfloat16)
+    x, weight = torch.randn(2, 200, 320).bfloat16(), torch.randn(333, 320).bfloat16()
+    before, alone = torch.nn.functional.linear(x, weight), problem.run(2)
+    for _ in range(3):
+        assert torch.equal(problem.run(2), alone)
+        assert torch.equal(torch.nn.functional.linear(x, weight), before)
 
 
 def test_a_library_is_compiled_once_and_anew_for_other_options(cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -98,6 +149,7 @@ def test_without_a_compiler_or_turned_off_the_way_out_is_named(monkeypatch: pyte
     assert module._library.__wrapped__() == "no C++ compiler was found: install g++, or name one in CXX"
     monkeypatch.setenv("RELIC_NATIVE", "0")
     assert why_not(torch.float32) == "RELIC_NATIVE=0 turns them off"
+    assert not has_tiles()
     with pytest.raises(ValueError, match="RELIC_NATIVE=0"):
         library()
     assert why_not(torch.float16) == "they compute in float32 and bfloat16, not in torch.float16"

@@ -91,6 +91,17 @@ def test_blocks_are_the_reference_s_in_float64(
     assert all(a is b or torch.equal(a, b) for a, b in zip(past, given[1], strict=True))
 
 
+def test_results_do_not_depend_on_the_threads(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    for case in CASES.values():
+        x, blocks, past = problem(case, dtype)
+        results = []
+        for threads in (1, 2, 3, 7):
+            monkeypatch.setattr(torch, "get_num_threads", lambda threads=threads: threads)
+            results.append(ResidualBlocks(blocks, case.shifted)(x, past, case.streams))
+        assert all(torch.equal(got, results[0][0]) for got, _ in results)
+        assert all(torch.equal(a, b) for _, kept in results for a, b in zip(kept, results[0][1], strict=True))
+
+
 @pytest.mark.parametrize("threads", [1, 3])
 @pytest.mark.parametrize(
     ("shape", "fold", "unfold"),

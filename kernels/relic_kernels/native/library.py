@@ -47,6 +47,11 @@ def why_not(dtype: torch.dtype) -> str | None:
     return None
 
 
+def has_tiles() -> bool:
+    """Whether the C++ operators multiply bfloat16 matrices by the processor's tile instructions (AMX)."""
+    return why_not(torch.bfloat16) is None and bool(library().relic_has_tiles())
+
+
 def library() -> ctypes.CDLL:
     """The compiled operators.
 

@@ -3,7 +3,8 @@
 
 #include "lanes.h"
 
-#if defined(__AVX512BF16__) && (defined(__AMX_BF16__) || defined(RELIC_EMULATED_TILES))
+// RELIC_EMULATED_TILES has them done by other instructions, RELIC_NO_TILES leaves them out: for tests.
+#if defined(__AVX512BF16__) && (defined(__AMX_BF16__) || defined(RELIC_EMULATED_TILES)) && !defined(RELIC_NO_TILES)
 #define RELIC_TILES
 
 constexpr int TILE = 16;    // rows of a tile, and words of a row
