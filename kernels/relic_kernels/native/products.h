@@ -53,7 +53,8 @@ INLINE void linear_tiles(const Linear<T> &layer, const uint32_t *x, int words, i
     alignas(64) float sums[HIGH * TILE][LANES];
     const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
     const char *next = (const char *)(weights + HIGH * TILE * words);
-    multiply_tiles<false, HIGH>(weights, 4L * words, x, sums[0], words / TILE, [&](int i) {
+    // inline by force: gcc takes a function that only prefetches for one that does nothing
+    multiply_tiles<false, HIGH>(weights, 4L * words, x, sums[0], words / TILE, [&](int i) __attribute__((always_inline)) {
         constexpr int LINES = HIGH * TILE / 2;
         for (int line = 0; line < LINES; ++line) __builtin_prefetch(next + 64 * (LINES * i + line), 0, 2);
     });
