@@ -72,18 +72,12 @@ class ResidualBlock(nn.Module):
         y = self.narrow(F.silu(self.widen(self.depthwise(channels_last(y)))))
         return x + y, moving[-batch:].clone()
 
-    def weights(self) -> native.ResidualWeights:
-        """Its parameters, for the C++."""
-        return native.ResidualWeights(
-            norm=self.norm_weight,
-            norm_bias=self.norm_bias,
-            depthwise=self.depthwise.weight,
-            depthwise_bias=cast(Tensor, self.depthwise.bias),
-            widen=self.widen.weight,
-            widen_bias=self.widen.bias,
-            narrow=self.narrow.weight,
-            narrow_bias=self.narrow.bias,
-        )
+    def weights(self) -> tuple[Tensor, ...]:
+        """Its parameters, for the C++, in the order of `relic_kernels.residual_blocks.ResidualWeights`."""
+        # looked up at every call, and as attributes that takes ten times as long
+        own = (self._parameters, *(self._modules[name]._parameters for name in ("depthwise", "widen", "narrow")))
+        first = (own[0]["norm_weight"], own[0]["norm_bias"])
+        return cast(tuple[Tensor, ...], (*first, *(one[name] for one in own[1:] for name in ("weight", "bias"))))
 
 
 class ResidualStack(nn.ModuleList):
@@ -114,8 +108,8 @@ class ResidualStack(nn.ModuleList):
 
     def _by_cpp(self, blocks: Sequence[ResidualBlock]) -> native.ResidualBlocks:
         weights = [block.weights() for block in blocks]
-        if self._native is None or not self._native.holds(weights):
-            self._native = native.ResidualBlocks(weights, self.shifted)
+        if self._native is None or not self._native.holds([tensor for block in weights for tensor in block]):
+            self._native = native.ResidualBlocks([native.ResidualWeights(*block) for block in weights], self.shifted)
         return self._native
 
 

@@ -21,7 +21,7 @@ EPS = 1e-5
 MAX_RADIUS = 5
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True)
 class ResidualWeights:
     """Weights of one block, of one dtype; C channels, N hidden ones, K the kernel's side.
 
@@ -118,9 +118,9 @@ class ResidualBlocks:
         """See `relic_kernels.native.PlacedWeights`."""
         return type(None), ()
 
-    def holds(self, blocks: Sequence[ResidualWeights]) -> bool:
-        """Whether these are its weights, and lie where they lay: those of a network that was cast do not."""
-        return self._weights.holds([getattr(one, name) for one in blocks for name in _WEIGHTS])
+    def holds(self, tensors: Sequence[Tensor]) -> bool:
+        """Whether these are all its weights, and lie where they lay: those of a network that was cast do not."""
+        return self._weights.holds(tensors)
 
     def __call__(self, x: Tensor, past: Sequence[Tensor | None], streams: int = 1) -> tuple[Tensor, list[Tensor]]:
         """Run all blocks.
