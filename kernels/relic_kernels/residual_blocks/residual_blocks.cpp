@@ -1,4 +1,6 @@
 // Residual convolution blocks and pointwise layers over the positions of pictures: see README.md.
+#include <type_traits>
+
 #include "../native/room.h"
 #include "../native/rows.h"
 #include "../native/team.h"
@@ -184,14 +186,15 @@ private:
 struct Folded {
     int channels, height, width, fold;    // as the network sees it: folded
     long plane() const { return long(height) * width * fold * fold; }
-    // Calls visit(lane, offset) for the positions of a chunk; offset is into the unfolded plane that holds `channel`.
-    template <class Visit> INLINE void positions(int channel, int chunk, Visit visit) const {
-        const int inside = channel % (fold * fold), row_length = width * fold;
-        const int begin = chunk * LANES, end = begin + LANES < height * width ? begin + LANES : height * width;
+    // Calls visit(lane, offset, count) for the runs of a chunk's positions that lie in one row, `fold` floats apart;
+    // offset is into the unfolded plane that holds `channel`.
+    template <class Visit> INLINE void runs(int channel, int chunk, Visit visit) const {
+        const int inside = channel % (fold * fold), begin = chunk * LANES, end = least(begin + LANES, height * width);
         int y = begin / width, x = begin % width;
         for (int position = begin; position < end; ++y, x = 0) {
-            const long first = long(y * fold + inside / fold) * row_length + inside % fold;
-            for (; x < width && position < end; ++x, ++position) visit(position - begin, first + long(x) * fold);
+            const int count = least(width - x, end - position);
+            visit(position - begin, (long(y * fold + inside / fold) * width + x) * fold + inside % fold, count);
+            position += count;
         }
     }
     long start(int frame, int channel) const {
@@ -199,6 +202,29 @@ struct Folded {
         return (long(frame) * (channels / area) + channel / area) * plane();
     }
 };
+
+// Calls use(step) with a step between numbers that is known while compiling, where it is a usual one.
+template <class Use> INLINE void with_step(int step, Use use) {
+    switch (step) {
+        case 1: return use(std::integral_constant<int, 1>{});
+        case 2: return use(std::integral_constant<int, 2>{});
+        case 4: return use(std::integral_constant<int, 4>{});
+        case 8: return use(std::integral_constant<int, 8>{});
+        default: return use(step);
+    }
+}
+
+INLINE void read_apart(const float *from, int step, int count, float *to) {
+    with_step(step, [&](auto known) {
+        for (int i = 0; i < count; ++i) to[i] = from[i * known];
+    });
+}
+
+INLINE void write_apart(const float *from, int count, float *to, int step) {
+    with_step(step, [&](auto known) {
+        for (int i = 0; i < count; ++i) to[i * known] = from[i];
+    });
+}
 
 template <class T>
 int pointwise(const Linear<T> &layer, const float *from, float *to, int frames, const Folded &in, const Folded &out,
@@ -219,7 +245,9 @@ int pointwise(const Linear<T> &layer, const float *from, float *to, int frames, 
             if ((chunk + 1) * LANES > in.height * in.width) std::memset(rows, 0, sizeof(float) * in.channels * LANES);
             for (int c = 0; c < in.channels; ++c) {
                 const float *plane = from + in.start(frame, c);
-                in.positions(c, chunk, [&](int lane, long offset) { rows[c * LANES + lane] = plane[offset]; });
+                in.runs(c, chunk, [&](int lane, long offset, int count) {
+                    read_apart(plane + offset, in.fold, count, rows + c * LANES + lane);
+                });
             }
             pack<T>(rows, in.channels, packed);
             linear(layer, packed, in.channels, {0, out.channels},
@@ -228,7 +256,9 @@ int pointwise(const Linear<T> &layer, const float *from, float *to, int frames, 
                    });
             for (int c = 0; c < out.channels; ++c) {
                 float *plane = to + out.start(frame, c);
-                out.positions(c, chunk, [&](int lane, long offset) { plane[offset] = done[c * LANES + lane]; });
+                out.runs(c, chunk, [&](int lane, long offset, int count) {
+                    write_apart(done + c * LANES + lane, count, plane + offset, out.fold);
+                });
             }
         }
     }
