@@ -7,14 +7,38 @@ S text tokens.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor
 
 from relic.config import ModelConfig
 from relic.model.attention import AttentionContext, SlottedContext
-from relic_kernels.frame_network import MAX_TOKENS, BlockInputs, BlockWeights, EndWeights, FrameInputs, FrameNetwork
+from relic_kernels.frame_network import (
+    MAX_TOKENS,
+    BlockInputs,
+    BlockWeights,
+    EndWeights,
+    FrameInputs,
+    FrameNetwork,
+    PreparedInputs,
+)
 from relic_kernels.native import may_run
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Prepared:
+    """What all passes under one context share, and what it was made of."""
+
+    actions: Sequence[Tensor]
+    poses: Sequence[Tensor]
+    text: Sequence[tuple[Tensor, Tensor]]
+    inputs: PreparedInputs
+    own: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
+
+    def holds(self, actions: Sequence[Tensor], poses: Sequence[Tensor], text: Sequence[tuple[Tensor, Tensor]]) -> bool:
+        return self.actions is actions and self.poses is poses and self.text is text
 
 
 class FusedNetwork:
@@ -37,6 +61,7 @@ class FusedNetwork:
             ends, layers, config.num_heads, config.patch_size, config.eps, config.gelu_approximate
         )
         self._heads, self._tokens = config.num_heads, rows * columns
+        self._prepared: WeakKeyDictionary[SlottedContext, _Prepared] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """A copy of a network has its weights elsewhere: there is None in this one's place until it is fused anew."""
@@ -81,11 +106,6 @@ class FusedNetwork:
         Returns:
             `(B, C, 1, h, w)`.
         """
-        layers, dtype = len(text), self._network.dtype
-        batch, width = len(latents), modulation.shape[-1] // self._heads
-        own = torch.empty(2, layers, batch, 1, self._tokens, self._heads, width, dtype=dtype)
-        own_k, own_v = (one.unbind(0) for one in own.unbind(0))
-        keys, values = context.slots(layers, own_k[0])
         tokens, skip = (None, None) if guide is None else (one[:, 0].contiguous() for one in guide)
         frame = FrameInputs(
             latents=latents[:, :, 0].contiguous(),
@@ -96,6 +116,25 @@ class FusedNetwork:
             guide=tokens,
             skip=skip,
         )
+        prepared = self._prepared.get(context)
+        if prepared is None or not prepared.holds(actions, poses, text):
+            prepared = self._prepare(actions, poses, text, context)
+            self._prepared[context] = prepared
+        velocity = self._network(frame, prepared.inputs, torch.get_num_threads())
+        context.keep(*prepared.own)
+        return velocity.unsqueeze(2)
+
+    def _prepare(
+        self,
+        actions: Sequence[Tensor],
+        poses: Sequence[Tensor],
+        text: Sequence[tuple[Tensor, Tensor]],
+        context: SlottedContext,
+    ) -> _Prepared:
+        layers, batch, width = len(text), len(actions[0]), actions[0].shape[-1] // self._heads
+        own = torch.empty(2, layers, batch, 1, self._tokens, self._heads, width, dtype=self._network.dtype)
+        own_k, own_v = (one.unbind(0) for one in own.unbind(0))
+        keys, values = context.slots(layers, own_k[0])
         inputs = [
             BlockInputs(
                 action=actions[layer],
@@ -109,6 +148,6 @@ class FusedNetwork:
             )
             for layer in range(layers)
         ]
-        velocity = self._network(frame, inputs, torch.get_num_threads())
-        context.keep(own_k, own_v)
-        return velocity.unsqueeze(2)
+        return _Prepared(
+            actions=actions, poses=poses, text=text, inputs=self._network.prepare(inputs), own=(own_k, own_v)
+        )

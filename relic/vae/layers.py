@@ -75,9 +75,9 @@ class ResidualBlock(nn.Module):
     def weights(self) -> tuple[Tensor, ...]:
         """Its parameters, for the C++, in the order of `relic_kernels.residual_blocks.ResidualWeights`."""
         # looked up at every call, and as attributes that takes ten times as long
-        own = (self._parameters, *(self._modules[name]._parameters for name in ("depthwise", "widen", "narrow")))
-        first = (own[0]["norm_weight"], own[0]["norm_bias"])
-        return cast(tuple[Tensor, ...], (*first, *(one[name] for one in own[1:] for name in ("weight", "bias"))))
+        parts = [cast(nn.Module, self._modules[name])._parameters for name in ("depthwise", "widen", "narrow")]
+        norm = [self._parameters[name] for name in ("norm_weight", "norm_bias")]
+        return cast(tuple[Tensor, ...], (*norm, *(part[name] for part in parts for name in ("weight", "bias"))))
 
 
 class ResidualStack(nn.ModuleList):

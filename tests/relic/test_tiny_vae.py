@@ -7,6 +7,7 @@ from torch import Tensor
 
 from relic.config import from_json, to_json
 from relic.vae.config import VaeConfig
+from relic.vae.layers import ResidualStack
 from relic.vae.tiny_vae import TinyVae
 from relic_kernels.dispatch import force
 
@@ -193,3 +194,19 @@ def test_bad_calls_of_a_stream_are_named() -> None:
 def test_bad_sizes_are_named(values: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(values))):
         VaeConfig(**values)  # type: ignore[arg-type]
+
+
+@pytest.mark.native
+def test_a_parameter_put_in_place_of_another_is_seen() -> None:
+    torch.manual_seed(0)
+    stack, x = ResidualStack(2, 8, 2, 3), torch.randn(1, 8, 4, 6)
+    with torch.no_grad():
+        for block in stack:
+            block.narrow.weight.normal_()
+        before, _ = stack(x)
+        stack[1].widen.weight = torch.nn.Parameter(3 * stack[1].widen.weight)
+        after, _ = stack(x)
+        with force("reference"):
+            expected, _ = stack(x)
+    assert not torch.allclose(after, before)
+    assert torch.allclose(after, expected, atol=1e-5)

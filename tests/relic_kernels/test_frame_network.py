@@ -167,7 +167,8 @@ class Problem:
         return FrameNetwork(self.ends, self.layers, *self.sizes())
 
     def run(self, threads: int = 1) -> Tensor:
-        return self.network()(self.frame, self.inputs, threads)
+        network = self.network()
+        return network(self.frame, network.prepare(self.inputs), threads)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 3])
@@ -230,7 +231,8 @@ def test_sharp_attention_takes_one_key_and_late_peaks_win(dtype: torch.dtype) ->
 
 def test_weights_are_read_where_they_lie_and_missed_when_they_move() -> None:
     problem = Problem(CASES["odd sizes"], torch.float32)
-    network, call = problem.network(), (problem.frame, problem.inputs, 1)
+    network = problem.network()
+    call = (problem.frame, network.prepare(problem.inputs), 1)
     before = network(*call)
     problem.layers[0].out.mul_(2)
     assert not torch.allclose(network(*call), before), "written in place"
@@ -253,6 +255,7 @@ def test_weights_are_read_where_they_lie_and_missed_when_they_move() -> None:
         ({"text_k": torch.zeros(3, 1, 3, 10).double()}, "text_k is .* of torch.float64"),
         ({"values": torch.zeros(3, 63, 10, 3).transpose(2, 3)}, "a case of values .* not contiguous"),
         ({"own_k": torch.zeros(3, 1, 7, 3, 12)}, r"must be \(3, 1, 7, 3, 10\)"),
+        ({"text_v": torch.zeros(3, 2, 3, 10)}, r"must be \(3, 1, 3, 10\)"),
         ({"action": torch.zeros(2, 1, 1, 30)}, r"must be \(3, 1, 1, 30\)"),
     ],
 )
@@ -267,9 +270,9 @@ def test_tensors_that_do_not_fit_are_named_before_anything_is_written(changes: d
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"latents": torch.zeros(3, 2, 39, 6)}, r"rotation is \(7, 5\).* must be \(26, 5\)"),
+        ({"latents": torch.zeros(3, 2, 39, 6)}, "latents of 13 x 2 tokens for inputs of 7"),
         ({"latents": torch.zeros(3, 2, 22, 3)}, r"must be \(3, 2, 21, 3\)"),
-        ({"latents": torch.zeros(3, 2, 195, 3)}, "a frame of 65 tokens: 1 to 64 fit"),
+        ({"latents": torch.zeros(2, 2, 21, 3)}, r"must be \(3, 2, 21, 3\)"),
         ({"sigma": [0.5]}, "1 noise levels for 3 cases"),
         ({"modulation": torch.zeros(3, 5, 30)}, "modulation is"),
         ({"ends_modulation": torch.zeros(3, 2, 30).double()}, "ends_modulation is"),
@@ -285,11 +288,37 @@ def test_frames_that_do_not_fit_are_named(changes: dict[str, Tensor], message: s
         problem.run()
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"own_k": torch.zeros(3, 1, 65, 3, 10)}, "a frame of 65 tokens: 1 to 64 fit"),
+        ({"text_k": torch.zeros(3, 0, 3, 10)}, "a prompt without tokens"),
+        ({"pose": torch.zeros(3, 1, 3, 30)}, "3 poses for 7 tokens"),
+    ],
+)
+def test_inputs_of_no_frame_are_named(changes: dict[str, Tensor], message: str) -> None:
+    problem = Problem(CASES["odd sizes"], torch.float32)
+    problem.inputs[0] = dataclasses.replace(problem.inputs[0], **changes)
+    with pytest.raises(ValueError, match=message):
+        problem.run()
+
+
+def test_what_is_prepared_once_serves_every_pass(dtype: torch.dtype) -> None:
+    problem = Problem(CASES["two cases, nothing known"], dtype)
+    network = problem.network()
+    prepared = network.prepare(problem.inputs)
+    first = network(problem.frame, prepared, 1)
+    other = dataclasses.replace(problem.frame, latents=problem.frame.latents.flip(0))
+    network(other, prepared, 1)
+    assert torch.equal(network(problem.frame, prepared, 1), first)
+    assert torch.equal(first, problem.run())
+
+
 def test_weights_and_sizes_that_do_not_fit_are_named() -> None:
     problem = Problem(CASES["odd sizes"], torch.float32)
     network, ends, layers = problem.network(), problem.ends, problem.layers
     with pytest.raises(ValueError, match="2 inputs for 3 blocks"):
-        network(problem.frame, problem.inputs[:2], 1)
+        network.prepare(problem.inputs[:2])
     with pytest.raises(ValueError, match="4 heads of a width of 30"):
         FrameNetwork(ends, layers, 4, 3, EPS, "none")
     with pytest.raises(ValueError, match="for a processor, and the weights lie on meta"):

@@ -146,6 +146,24 @@ class _Inputs(ctypes.Structure):
     _fields_ = [*((name, ctypes.c_void_p) for name in _INPUTS), ("memory_tokens", ctypes.c_int64)]
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class PreparedInputs:
+    """Inputs of all blocks that were looked at once, for any number of passes; made by `FrameNetwork.prepare`.
+
+    Attributes:
+        inputs: of each block.
+        cases, tokens, text_tokens, poses: their sizes.
+        places: of each case, for the C++.
+    """
+
+    inputs: tuple[BlockInputs, ...]
+    cases: int
+    tokens: int
+    text_tokens: int
+    poses: int
+    places: tuple[ctypes.Array[_Inputs], ...]
+
+
 class FrameNetwork:
     """One network, ready to run; the weights are read where they lie.
 
@@ -189,12 +207,38 @@ class FrameNetwork:
         """
         return self._ends.holds() and self._weights.holds()
 
-    def __call__(self, frame: FrameInputs, inputs: Sequence[BlockInputs], threads: int) -> Tensor:
+    def prepare(self, inputs: Sequence[BlockInputs]) -> PreparedInputs:
+        """Inputs for passes.
+
+        Args:
+            inputs: of each block; some of them are written by a pass.
+
+        Raises:
+            ValueError: for tensors that do not fit.
+        """
+        require(len(inputs) == self._count, f"{len(inputs)} inputs for {self._count} blocks")
+        cases, _, tokens = inputs[0].own_k.shape[:3]
+        text_tokens, poses = inputs[0].text_k.shape[1], inputs[0].pose.shape[2]
+        require(0 < tokens <= MAX_TOKENS, f"a frame of {tokens} tokens: 1 to {MAX_TOKENS} fit")
+        require(text_tokens > 0, "a prompt without tokens has nothing to attend to")
+        require(poses in (1, tokens), f"{poses} poses for {tokens} tokens: give one, or one for each")
+        for one in inputs:
+            self._check_inputs(one, cases, tokens, text_tokens, poses)
+        return PreparedInputs(
+            inputs=tuple(inputs),
+            cases=cases,
+            tokens=tokens,
+            text_tokens=text_tokens,
+            poses=poses,
+            places=tuple(_inputs_of(inputs, case) for case in range(cases)),
+        )
+
+    def __call__(self, frame: FrameInputs, inputs: PreparedInputs, threads: int) -> Tensor:
         """Run the network.
 
         Args:
-            frame: what the pass reads, of at most 64 tokens.
-            inputs: of each block; some of them are written.
+            frame: what the pass reads.
+            inputs: of the blocks.
             threads: at most.
 
         Returns:
@@ -203,30 +247,22 @@ class FrameNetwork:
         Raises:
             ValueError: for tensors that do not fit.
         """
-        rows, columns = (cells // self._side for cells in frame.latents.shape[-2:])
-        tokens = rows * columns
-        require(0 < tokens <= MAX_TOKENS, f"a frame of {tokens} tokens: 1 to {MAX_TOKENS} fit")
-        require(len(inputs) == self._count, f"{len(inputs)} inputs for {self._count} blocks")
-        self._check_frame(frame, tokens)
-        text_tokens, poses = inputs[0].text_k.shape[1], inputs[0].pose.shape[2]
-        require(text_tokens > 0, "a prompt without tokens has nothing to attend to")
-        require(poses in (1, tokens), f"{poses} poses for {tokens} tokens: give one, or one for each")
-        for one in inputs:
-            self._check_inputs(one, len(frame.latents), tokens, text_tokens, poses)
-        sizes = (tokens, columns, self._channels, self._side, self._dim, self._heads, self._hidden)
-        rest = (text_tokens, poses, self._exact, max(1, threads), self._eps)
+        self._check_frame(frame, inputs)
+        columns = frame.latents.shape[-1] // self._side
+        counts = (inputs.tokens, columns, self._channels, self._side, self._dim, self._heads, self._hidden)
+        sizes = _Sizes(*counts, inputs.text_tokens, inputs.poses, self._exact, max(1, threads), self._eps)
         velocity = torch.empty_like(frame.latents)
-        for case in range(len(velocity)):
-            arguments = (_frame_of(frame, velocity, case), _inputs_of(inputs, case), len(inputs))
-            places = (ctypes.byref(_Sizes(*sizes, *rest)), self._ends.table, self._weights.table)
-            if self._run(*places, ctypes.byref(arguments[0]), *arguments[1:]):
+        for case, places in enumerate(inputs.places):
+            given = ctypes.byref(_frame_of(frame, velocity, case))
+            if self._run(ctypes.byref(sizes), self._ends.table, self._weights.table, given, places, self._count):
                 raise MemoryError("no room for the activations of a pass")
         return velocity
 
-    def _check_frame(self, frame: FrameInputs, tokens: int) -> None:
-        cases, side, dim = len(frame.latents), self._side, self._dim
-        height, width = (cells // side * side for cells in frame.latents.shape[-2:])
-        check("latents", frame.latents, (cases, self._channels, height, width), torch.float32)
+    def _check_frame(self, frame: FrameInputs, inputs: PreparedInputs) -> None:
+        cases, tokens, side, dim = inputs.cases, inputs.tokens, self._side, self._dim
+        rows, columns = (cells // side for cells in frame.latents.shape[-2:])
+        check("latents", frame.latents, (cases, self._channels, rows * side, columns * side), torch.float32)
+        require(rows * columns == tokens, f"latents of {rows} x {columns} tokens for inputs of {tokens}")
         require(len(frame.sigma) == cases, f"{len(frame.sigma)} noise levels for {cases} cases")
         check("modulation", frame.modulation, (cases, 6, dim), torch.float32)
         check("ends_modulation", frame.ends_modulation, (cases, 2, dim), torch.float32)
