@@ -23,8 +23,8 @@ struct Gathered {
 
 template <class T> class Attention {
 public:
-    static constexpr int STEP = T::TILED ? 32 : ROWS;     // keys at once
-    static constexpr int KEYS = T::TILED ? 128 : 20 * ROWS;    // of a block
+    static constexpr int STEP = T::TILED ? 32 : ROWS;             // keys at once
+    static constexpr int KEYS = (T::TILED ? 4 : 20) * STEP;       // of a block
 
 private:
     static constexpr int LINE = 64 / sizeof(typename T::Scalar);    // numbers of a cache line
@@ -41,17 +41,14 @@ public:
     // Some heads over keys `first` to `last`. Queries (heads dim / PER_WORD, LANES) are words, scaled by
     // log2(e) / sqrt(dim); `room` has Gathered::floats for each head of the memory.
     void run(const uint32_t *queries, const Memory<T> &memory, long first, long last, Share heads, float *room) {
-        const int dim = memory.dim, many = heads.last - heads.first;
+        const int dim = memory.dim;
         const long stride = memory.stride();
         for (int head = heads.first; head < heads.last; ++head)
             clear(Gathered::at(room + head * Gathered::floats(dim), dim), dim);
         for (; first < last; first += KEYS) {
             const int count = int(last - first < KEYS ? last - first : KEYS);
             for (int head = heads.first; head < heads.last; ++head) {
-                const bool same = head + 1 < heads.last;
-                const long next = same ? first : first + count;
-                const long ahead_by = next * stride + (same ? head + 1 : heads.first) * dim;
-                ahead = {memory.keys + ahead_by, memory.values + ahead_by, stride, int(last - next < KEYS ? last - next : KEYS), (dim + LINE - 1) / LINE};
+                look_ahead(memory, first, last, head, heads);
                 const Gathered of = Gathered::at(room + head * Gathered::floats(dim), dim);
                 const long offset = first * stride + head * dim;
                 lay_out(memory.values + offset, stride, count, dim);
@@ -72,15 +69,27 @@ private:
         for (int i = 0; i < LANES; ++i) of.peak[i] = -INFINITY;
     }
 
+    // Next is the block of keys for the next head or, after the last, the block after it for the first.
+    void look_ahead(const Memory<T> &memory, long first, long last, int head, Share heads) {
+        const bool same = head + 1 < heads.last;
+        const long next = same ? first : first + KEYS, rows = last - next < KEYS ? last - next : KEYS;
+        const long begin = next * memory.stride() + (same ? head + 1 : heads.first) * memory.dim;
+        const int lines = (memory.dim + LINE - 1) / LINE;
+        ahead = {memory.keys + begin, memory.values + begin, memory.stride(), int(rows), lines};
+    }
+
     // Asks for some rows of what comes next: they lie too far apart for the processor to foresee them, and all at once
     // they would fill its queue.
     INLINE void fetch(int rows) {
         constexpr int CACHE = T::TILED ? 2 : 3;    // tiles are read from the second as fast
-        for (; rows > 0 && ahead.rows > 0; --rows, --ahead.rows, ahead.keys += ahead.stride, ahead.values += ahead.stride)
+        for (; rows > 0 && ahead.rows > 0; --rows, --ahead.rows) {
             for (int line = 0; line < ahead.lines; ++line) {
                 __builtin_prefetch(ahead.keys + line * LINE, 0, CACHE);
                 __builtin_prefetch(ahead.values + line * LINE, 0, CACHE);
             }
+            ahead.keys += ahead.stride;
+            ahead.values += ahead.stride;
+        }
     }
 
     // Whether products are by tiles, which need whole ones of a head's numbers.
@@ -148,7 +157,8 @@ private:
                 rows[i] = t + i < count ? exp2_of<T::ROUNDED>(load<Floats>(logits[t + i] + v) - peak) : Floats{};
                 sums[i] += rows[i];
             }
-            for (int i = 0; i < 2 && t + i < whole; i += T::PER_WORD) store(weights[(t + i) / T::PER_WORD] + v, T::pack(rows + i));
+            for (int i = 0; i < 2 && t + i < whole; i += T::PER_WORD)
+                store(weights[(t + i) / T::PER_WORD] + v, T::pack(rows + i));
         }
         sum = sums[0] + sums[1];
         store(of.peak + lane + v, peak);
@@ -172,7 +182,8 @@ private:
                 for (int i = 0; i < TILE; ++i) {
                     const int left = count - t - 2 * i;
                     const uint16_t *here = from + (t + 2 * i) * stride + d;
-                    const Words a = left > 0 ? load<Words>(here) : Words{}, b = left > 1 ? load<Words>(here + stride) : Words{};
+                    const Words a = left > 0 ? load<Words>(here) : Words{};
+                    const Words b = left > 1 ? load<Words>(here + stride) : Words{};
                     T::beside(a, b, low[i], high[i]);
                 }
                 transpose(low);

@@ -81,7 +81,7 @@ public:
     void run(const EndWeights &ends, const Weights *weights, const Inputs *inputs, int layers) {
 #pragma omp parallel num_threads(sizes.threads) if (sizes.threads > 1)
         {
-            const typename T::Registers registers;
+            [[maybe_unused]] const typename T::Registers registers;
             const int thread = thread_number(), threads = team_size();
             if (thread == 0) rows_of_tokens<Float32>(frame.rotation, sizes.tokens, head_dim, turn, {0, head_dim});
             embed(ends, thread, threads);
@@ -141,8 +141,8 @@ private:
 
     void layer(const Weights &w, const Inputs &in, int thread, int threads) {
         const Share own = rows_of(dim, thread, threads);
-        for (int i = 0; i < 6; ++i)
-            for (int r = i * dim + own.first; r < i * dim + own.last; ++r) table[r] = w.modulation[r] + frame.modulation[r];
+        for (int begin = 0; begin < 6 * dim; begin += dim)
+            for (int r = begin + own.first; r < begin + own.last; ++r) table[r] = w.modulation[r] + frame.modulation[r];
         norm(table + dim, 1.f, table, own);
         self_attention(w, in, own, thread, threads);
         const float *gate = table + 2 * dim;
@@ -232,7 +232,8 @@ private:
 
     // A product, changed by `change(row, value)`, is added to `x`.
     template <class Change>
-    void add_product(const void *weight, const void *bias, const uint32_t *from, int inputs, Share outputs, Change change) {
+    void add_product(const void *weight, const void *bias, const uint32_t *from, int inputs, Share outputs,
+                     Change change) {
         product(weight, bias, from, inputs, outputs, [&](int r, int v, const Floats *both) {
             for (int i = 0; i < 2; ++i) put(x, r + i, v, at(x, r + i, v) + change(r + i, both[i]));
         });

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
-from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -35,7 +34,7 @@ def frame_network(
         frame: what the pass reads.
         inputs: of each block.
     """
-    patches = rearrange(frame.latents, "b c (y p) (x q) -> b (y x) (c p q)", p=side, q=side)
+    patches = F.pixel_unshuffle(frame.latents, side).flatten(2).transpose(1, 2)
     x = F.linear(patches, ends.embed.flatten(1), ends.embed_bias)
     if frame.guide is not None:
         x = x + frame.guide
@@ -45,8 +44,9 @@ def frame_network(
     out = F.linear(F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift, ends.out, ends.out_bias)
     if frame.skip is not None:
         out = out - torch.tensor(frame.sigma, dtype=out.dtype)[:, None, None] * frame.skip
+    cells = out.unflatten(-1, (side**2, -1)).transpose(2, 3).flatten(2)
     rows = frame.latents.shape[-2] // side
-    return rearrange(out, "b (y x) (p q c) -> b c (y p) (x q)", y=rows, p=side, q=side)
+    return F.pixel_shuffle(cells.transpose(1, 2).unflatten(2, (rows, -1)), side)
 
 
 def _block(

@@ -12,7 +12,7 @@ namespace {
 // `from` (tokens, inputs) -> `to` (layers, tokens, outputs), LANES tokens at a time.
 template <class T>
 int run(const LayerWeights *layers, int count, const void *from, void *to, int tokens, int inputs, int outputs,
-        int threads_wanted) {
+        [[maybe_unused]] int threads_wanted) {
     typedef typename T::Scalar Scalar;
     static thread_local Room room;
     float *rows = room.of(size_t(inputs) * LANES * 2 + size_t(count) * outputs * LANES);
@@ -20,7 +20,7 @@ int run(const LayerWeights *layers, int count, const void *from, void *to, int t
     uint32_t *words = (uint32_t *)(rows + size_t(inputs) * LANES), *done = words + size_t(inputs) * LANES;
 #pragma omp parallel num_threads(threads_wanted) if (threads_wanted > 1)
     {
-        const typename T::Registers registers;
+        [[maybe_unused]] const typename T::Registers registers;
         const int thread = thread_number(), threads = team_size();
         for (int first = 0; first < tokens; first += LANES) {
             const int own_tokens = least(LANES, tokens - first);

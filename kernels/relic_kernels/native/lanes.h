@@ -68,7 +68,8 @@ INLINE void transpose(Words (&rows)[WIDTH]) {
             b[i + 2 * j + 1] = _mm512_unpackhi_epi64(a[i + j], a[i + 2 + j]);
         }
     for (int i = 0; i < 4; ++i) {
-        const __m512i low = _mm512_shuffle_i32x4(b[i], b[i + 4], 0x88), high = _mm512_shuffle_i32x4(b[i], b[i + 4], 0xdd);
+        const __m512i low = _mm512_shuffle_i32x4(b[i], b[i + 4], 0x88);
+        const __m512i high = _mm512_shuffle_i32x4(b[i], b[i + 4], 0xdd);
         const __m512i low2 = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0x88);
         const __m512i high2 = _mm512_shuffle_i32x4(b[i + 8], b[i + 12], 0xdd);
         rows[i] = (Words)_mm512_shuffle_i32x4(low, low2, 0x88);
@@ -169,8 +170,8 @@ template <bool ROUGHLY = false> INLINE Floats gelu_tanh(Floats x) {
 struct NoTiles {};
 
 // A number format: how many numbers a 32-bit word holds, and products of words. Words of activations hold neighbouring
-// features of one token; words of weights are what lies in memory. Threads hold `Registers` while they multiply. What is
-// ROUNDED after, to far less than that, may be computed roughly.
+// features of one token; words of weights are what lies in memory. Threads hold `Registers` while they multiply. What
+// is ROUNDED afterwards may be computed roughly: that loses far less.
 struct Float32 {
     typedef float Scalar;
     typedef NoTiles Registers;

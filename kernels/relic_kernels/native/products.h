@@ -54,10 +54,11 @@ INLINE void linear_tiles(const Linear<T> &layer, const uint32_t *x, int words, i
     const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
     const char *next = (const char *)(weights + HIGH * TILE * words);
     // inline by force: gcc takes a function that only prefetches for one that does nothing
-    multiply_tiles<false, HIGH>(weights, 4L * words, x, sums[0], words / TILE, [&](int i) __attribute__((always_inline)) {
+    const auto ask = [&](int i) __attribute__((always_inline)) {
         constexpr int LINES = HIGH * TILE / 2;
         for (int line = 0; line < LINES; ++line) __builtin_prefetch(next + 64 * (LINES * i + line), 0, 2);
-    });
+    };
+    multiply_tiles<false, HIGH>(weights, 4L * words, x, sums[0], words / TILE, ask);
     for (int r = 0; r < HIGH * TILE; r += 2)
         for (int v = 0; v < VECTORS; ++v) {
             Floats both[2];
@@ -92,15 +93,18 @@ void linear(const Linear<T> &layer, const uint32_t *x, int inputs, Share own, Us
 #if defined(RELIC_TILES)
     if constexpr (T::TILED)
         if (words % TILE == 0) {
-            for (; own.first + 2 * TILE <= own.last; own.first += 2 * TILE) linear_tiles<T, 2>(layer, x, words, own.first, use);
-            for (; own.first + TILE <= own.last; own.first += TILE) linear_tiles<T, 1>(layer, x, words, own.first, use);
+            for (; own.first + 2 * TILE <= own.last; own.first += 2 * TILE)
+                linear_tiles<T, 2>(layer, x, words, own.first, use);
+            for (; own.first + TILE <= own.last; own.first += TILE)
+                linear_tiles<T, 1>(layer, x, words, own.first, use);
         }
 #endif
     const char *next = (const char *)layer.weight + 4L * (own.first + ROWS) * words;
     const char *end = (const char *)layer.weight + 4L * own.last * words;
     for (; own.first + ROWS <= own.last; own.first += ROWS) {
         // the next rows of weights: they are too short for the processor to foresee them
-        for (const char *stop = next + 4L * ROWS * words; next < stop && next < end; next += 64) __builtin_prefetch(next);
+        const char *stop = next + 4L * ROWS * words;
+        for (; next < stop && next < end; next += 64) __builtin_prefetch(next);
         linear_rows<T, ROWS>(layer, x, words, own.first, use);
     }
     for (; own.first < own.last; own.first += 2) linear_rows<T, 2>(layer, x, words, own.first, use);

@@ -21,7 +21,8 @@ void multiply_tiles(const void *a, long apart, const uint32_t *b, float *c, int 
             float *to = c + r * LANES + v * WIDTH;
             Floats sum = ADD ? load<Floats>(to) : Floats{};
             const uint32_t *row = (const uint32_t *)((const char *)a + r * apart);
-            for (int k = 0; k < steps * TILE; ++k) sum = Bfloat16::dot(sum, load<Words>(b + k * LANES + v * WIDTH), row[k]);
+            for (int k = 0; k < steps * TILE; ++k)
+                sum = Bfloat16::dot(sum, load<Words>(b + k * LANES + v * WIDTH), row[k]);
             store(to, sum);
         }
 }
@@ -40,7 +41,8 @@ class Tiles {
 public:
     Tiles() {
         _tile_storeconfig(&before);
-        Setting full = {1};
+        Setting full = {};
+        full.palette = 1;
         for (int i = 0; i < 8; ++i) full.bytes_of_a_row[i] = 4 * TILE, full.rows[i] = TILE;
         _tile_loadconfig(&full);
     }

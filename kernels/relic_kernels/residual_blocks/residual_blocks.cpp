@@ -21,7 +21,7 @@ namespace {
 
 int rounded_up(int count, int step) { return (count + step - 1) / step * step; }
 
-// A thread works on chunks of LANES positions of its own, from the norm to the sum; others' it reads around theirs alone.
+// A thread works on chunks of LANES positions of its own, from the norm to the sum; of others' it reads those around.
 template <class T> class Blocks {
     typedef typename T::Scalar Scalar;
     const PictureSizes &sizes;
@@ -53,7 +53,7 @@ public:
         planes = hidden + size_t(sizes.threads) * sizes.hidden * LANES;
 #pragma omp parallel num_threads(sizes.threads) if (sizes.threads > 1)
         {
-            const typename T::Registers registers;
+            [[maybe_unused]] const typename T::Registers registers;
             const int thread = thread_number();
             const Share own = Share::of(chunks, thread, team_size());
             float *own_planes = planes + thread * T::PER_WORD * padded;
@@ -73,7 +73,8 @@ private:
             normalise((const Scalar *)w.norm, (const Scalar *)w.norm_bias, chunk, x);
         barrier();
         const Share places{least(own.first * LANES, positions), least(own.last * LANES, positions)};
-        for (int word = 0; word < words && places.first < places.last; ++word) convolve(w, word, before, places, own_planes);
+        for (int word = 0; word < words && places.first < places.last; ++word)
+            convolve(w, word, before, places, own_planes);
         for (int chunk = own.first; chunk < own.last; ++chunk) feed_forward(w, chunk, x, room);
         barrier();
         for (int c = 0; c < sizes.shifted && places.first < places.last; ++c)
@@ -105,8 +106,8 @@ private:
                       (here(x, c, chunk, v) - mean[v]) * inverse[v] * T::wide(weight[c]) + T::wide(bias[c]));
     }
 
-    // Depth-wise convolution of the channels of one word, at some positions; those channels that are shifted in time are
-    // the frame before's.
+    // Depth-wise convolution of the channels of one word, at some positions; channels that are shifted in time are the
+    // frame before's.
     void convolve(const PictureWeights &w, int word, const float *before, Share places, float *room) {
         const Scalar *kernels = (const Scalar *)w.depthwise + word * T::PER_WORD * side * side;
         const Scalar *bias = (const Scalar *)w.depthwise_bias + word * T::PER_WORD;
@@ -228,12 +229,12 @@ INLINE void write_apart(const float *from, int count, float *to, int step) {
 
 template <class T>
 int pointwise(const Linear<T> &layer, const float *from, float *to, int frames, const Folded &in, const Folded &out,
-              int threads_wanted) {
+              [[maybe_unused]] int threads_wanted) {
     const int chunks = rounded_up(in.height * in.width, LANES) / LANES;
     bool failed = false;
 #pragma omp parallel num_threads(threads_wanted) if (threads_wanted > 1)
     {
-        const typename T::Registers registers;
+        [[maybe_unused]] const typename T::Registers registers;
         static thread_local Room room;
         float *rows = room.of((2 * size_t(in.channels) + out.channels) * LANES);
         if (!rows) failed = true;
@@ -279,7 +280,9 @@ int residual(const PictureSizes &sizes, const PictureWeights *weights, int block
 #define EXPORTED(NAME)                                                                                                 \
     extern "C" int relic_residual_blocks_##NAME(const PictureSizes *sizes, const PictureWeights *weights,              \
                                                 int32_t blocks, float *frames, float *const *past) {                   \
-        return in_##NAME([&](auto format) { return residual<decltype(format)>(*sizes, weights, blocks, frames, past); }); \
+        return in_##NAME([&](auto format) {                                                                            \
+            return residual<decltype(format)>(*sizes, weights, blocks, frames, past);                                  \
+        });                                                                                                            \
     }                                                                                                                  \
     extern "C" int relic_pointwise_##NAME(const void *weight, const void *bias, const float *from, float *to,          \
                                           int32_t frames, int32_t inputs, int32_t outputs, int32_t height,             \
