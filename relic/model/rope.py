@@ -9,7 +9,6 @@ Axes: L tokens, D head width.
 from __future__ import annotations
 
 import math
-from functools import cache
 
 import torch
 from torch import Tensor
@@ -31,13 +30,8 @@ def grid_positions(grid: tuple[int, int]) -> Tensor:
 
 def inverse_frequencies(head_dim: int, theta: float) -> Tensor:
     """Radians per unit of position for each rotated pair: `(D / 2,)` float32, time first."""
-    return _inverse_frequencies(head_dim, theta).clone()
-
-
-@cache
-def _inverse_frequencies(head_dim: int, theta: float) -> Tensor:
-    with torch.inference_mode(mode=False):
-        return torch.cat([theta ** (-torch.arange(0, dim, 2).float() / dim) for dim in axis_dims(head_dim)])
+    parts = [theta ** (-torch.arange(0, dim, 2).float() / dim) for dim in axis_dims(head_dim)]
+    return torch.cat(parts)
 
 
 def yarn_frequencies(head_dim: int, theta: float, trained: int, frames: int) -> Tensor:
@@ -79,7 +73,7 @@ def rotation(
         `(L, D / 2)` complex64.
     """
     if frequencies is None:
-        frequencies = _inverse_frequencies(head_dim, theta)
+        frequencies = inverse_frequencies(head_dim, theta)
     axes = (time_L[:, None].float(), *space_L2.float().split(1, dim=1))
     dims = axis_dims(head_dim)
     repeated = torch.cat([axis.expand(-1, dim // 2) for axis, dim in zip(axes, dims, strict=True)], dim=1)

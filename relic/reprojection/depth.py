@@ -5,7 +5,6 @@ Axes: B pictures, H rows, W columns, C channels, h w cells of a stage.
 
 from __future__ import annotations
 
-from functools import cache
 from pathlib import Path
 
 import torch
@@ -24,13 +23,12 @@ _PLACE_CHANNELS = 2
 _TYPICAL_LOG_DEPTH = 1.0
 
 
-@cache
-def _places(rows: int, columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Where each cell lies in the picture: x and y in (-1, 1), `(1, 2, rows, columns)`."""
-    with torch.inference_mode(mode=False):
-        x = (torch.arange(columns, dtype=dtype, device=device) * 2 + 1) / columns - 1
-        y = (torch.arange(rows, dtype=dtype, device=device) * 2 + 1) / rows - 1
-        return torch.stack([x.expand(rows, -1), y.unsqueeze(1).expand(-1, columns)]).unsqueeze(0)
+def _places(cells: Tensor) -> Tensor:
+    """Where each cell of `(B, C, h, w)` lies in the picture: x and y in (-1, 1), `(B, 2, h, w)`."""
+    rows, columns = cells.shape[-2:]
+    x = (torch.arange(columns, dtype=cells.dtype, device=cells.device) * 2 + 1) / columns - 1
+    y = (torch.arange(rows, dtype=cells.dtype, device=cells.device) * 2 + 1) / rows - 1
+    return torch.stack([x.expand(rows, -1), y.unsqueeze(1).expand(-1, columns)]).expand(len(cells), -1, -1, -1)
 
 
 def _stage(channels: int, count: int, expansion: int) -> ResidualStack:
@@ -89,8 +87,7 @@ class DepthNet(nn.Module):
         if height % _STRIDE or width % _STRIDE:
             raise ValueError(f"a picture of {height}x{width} needs sides that are multiples of {_STRIDE}")
         folded = F.pixel_unshuffle(pictures, _FOLD)
-        places = _places(*folded.shape[-2:], folded.dtype, folded.device).expand(len(folded), -1, -1, -1)
-        quarter, _ = self.down_1(self.stem(torch.cat([folded, places], dim=1)))
+        quarter, _ = self.down_1(self.stem(torch.cat([folded, _places(folded)], dim=1)))
         eighth, _ = self.down_2(self.fold_1(quarter))
         deep, _ = self.deepest(self.fold_2(eighth))
         eighth, _ = self.up_2(eighth + self.unfold_2(deep))
