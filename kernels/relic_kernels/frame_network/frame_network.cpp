@@ -113,11 +113,7 @@ private:
             cells(r / area, r / sizes.side % sizes.side, r % sizes.side,
                   [&](int lane, long place) { to[lane] = frame.latents[place]; });
         }
-        for (int r = rows.first; r < rows.last; r += 2)
-            for (int v = 0; v < VECTORS; ++v) {
-                const Floats both[] = {at(wide, r, v), at(wide, r + 1, v)};
-                pack_two<T>(both, narrow, r, v);
-            }
+        pack<T>(wide, rows, narrow);
         if (frame.guide) rows_of_tokens<T>((const Scalar *)frame.guide, sizes.tokens, dim, x, words_of(own));
         else std::memset(x + own.first * LANES, 0, sizeof(float) * (own.last - own.first) * LANES);
         barrier();

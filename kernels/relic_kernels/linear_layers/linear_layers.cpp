@@ -27,7 +27,7 @@ int run(const LayerWeights *layers, int count, const void *from, void *to, int t
             if (thread == 0) {
                 const Scalar *own = (const Scalar *)from + long(first) * inputs;
                 rows_of_tokens<T>(own, own_tokens, inputs, rows, {0, inputs / T::PER_WORD});
-                pack<T>(rows, inputs, words);
+                pack<T>(rows, {0, inputs}, words);
             }
             barrier();
             const int blocks = (outputs + STEP_OF<T> - 1) / STEP_OF<T>;

@@ -49,9 +49,9 @@ template <class T> INLINE void pack_two(const Floats *both, uint32_t *to, int ro
     for (int i = 0; i < 2; i += T::PER_WORD) store(to + (row + i) / T::PER_WORD * LANES + v * WIDTH, T::pack(both + i));
 }
 
-// (dim, LANES) floats -> words.
-template <class T> void pack(const float *rows, int dim, uint32_t *to) {
-    for (int r = 0; r < dim; r += 2)
+// Some rows of floats -> words.
+template <class T> void pack(const float *rows, Share own, uint32_t *to) {
+    for (int r = own.first; r < own.last; r += 2)
         for (int v = 0; v < VECTORS; ++v) {
             const Floats both[] = {at(rows, r, v), at(rows, r + 1, v)};
             pack_two<T>(both, to, r, v);

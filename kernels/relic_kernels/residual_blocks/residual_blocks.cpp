@@ -250,7 +250,7 @@ int pointwise(const Linear<T> &layer, const float *from, float *to, int frames, 
                     read_apart(plane + offset, in.fold, count, rows + c * LANES + lane);
                 });
             }
-            pack<T>(rows, in.channels, packed);
+            pack<T>(rows, {0, in.channels}, packed);
             linear(layer, packed, in.channels, {0, out.channels},
                    [&](int r, int v, const Floats *both) {
                        for (int i = 0; i < 2; ++i) put(done, r + i, v, both[i]);
