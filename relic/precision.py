@@ -12,8 +12,14 @@ from typing import Literal
 import torch
 from torch import nn
 
-Precision = Literal["auto", "float32", "bfloat16"]
-"""What the networks of a world on a processor compute in; `auto` chooses by `suits_bfloat16`."""
+from relic_kernels.native import why_not_bytes
+
+Precision = Literal["auto", "float32", "bfloat16", "int8"]
+"""What the networks of a world on a processor compute in.
+
+`auto` chooses the number format by `suits_bfloat16`, and has the layers of the transformer's blocks multiply 8-bit
+integers where they can; `int8` is the same, and refused where they cannot. The other two multiply no integers.
+"""
 
 _FAST = ("avx512_bf16", "amx_bf16", "bf16")
 
@@ -26,8 +32,22 @@ def suits_bfloat16() -> bool:
 
 def find_dtype(precision: Precision) -> torch.dtype:
     """The number format that a precision stands for on this processor."""
-    narrow = precision == "bfloat16" or (precision == "auto" and suits_bfloat16())
+    narrow = precision == "bfloat16" or (precision in ("auto", "int8") and suits_bfloat16())
     return torch.bfloat16 if narrow else torch.float32
+
+
+def multiplies_bytes(precision: Precision) -> bool:
+    """Whether the transformer's blocks multiply 8-bit integers under a precision on this processor.
+
+    Raises:
+        ValueError: when the precision says so and they cannot.
+    """
+    if precision not in ("auto", "int8"):
+        return False
+    why = why_not_bytes()
+    if why is not None and precision == "int8":
+        raise ValueError(f"precision int8: {why}")
+    return why is None
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from relic.config import MemoryConfig, ModelConfig, RelicConfig, from_json, mini
 from relic.model.transformer import RelicTransformer
 from relic.packing import pack_linears
 from relic.parallel.leading import Leader
-from relic.precision import Precision, cast_parameters, find_dtype
+from relic.precision import Precision, cast_parameters, find_dtype, multiplies_bytes
 from relic.reprojection.config import DepthConfig, ReprojectionConfig
 from relic.reprojection.depth import DepthNet
 from relic.reprojection.guide import Reprojector
@@ -41,6 +41,7 @@ class World:
         reprojector: guides new blocks by earlier views; None for a world without.
         text_encoder: prompts to tokens.
         intrinsics: the camera all poses are meant for.
+        in_bytes: whether the blocks' layers multiply 8-bit integers, on a processor that can.
         leader: tells the other ranks what to compute, where several share the network; None for one process.
     """
 
@@ -51,10 +52,14 @@ class World:
         vae: VideoVae,
         text_encoder: TextEncoder,
         depth: DepthNet | None = None,
+        *,
+        in_bytes: bool = False,
     ) -> None:
         self.config = config
         self.model = model.eval().requires_grad_(False)
-        self.model.fuse()
+        self.in_bytes = in_bytes and self.model.fuse(in_bytes=True) is None
+        if not self.in_bytes:
+            self.model.fuse()
         self.vae = vae.eval().requires_grad_(False)
         self.text_encoder = text_encoder
         self.intrinsics = world_intrinsics(config)
@@ -88,7 +93,8 @@ class World:
 
         Raises:
             FileNotFoundError: when a file is missing.
-            ValueError: when a file is damaged, or its tensors do not fit its configuration.
+            ValueError: when a file is damaged, its tensors do not fit its configuration, or the processor cannot
+                compute in the precision.
         """
         folder = folder or default_weights_dir()
         manifest = read_manifest(folder, verify=verify)
@@ -98,13 +104,13 @@ class World:
         model = RelicTransformer(config.model, world_intrinsics(config))
         model.load_weights(state, folder / manifest.world)
         depth = None if manifest.depth is None else DepthNet.load(folder / manifest.depth)
-        dtype = find_dtype(precision)
+        dtype, in_bytes = find_dtype(precision), multiplies_bytes(precision)
         model.cast(dtype)
         for network in (vae, *([] if depth is None else [depth])):
             cast_parameters(network, dtype)
         pack_linears(model)
         model.condition_embedder.keeps_times = True
-        return cls(config, model, vae, MiniLMEncoder(config.model.text_tokens), depth)
+        return cls(config, model, vae, MiniLMEncoder(config.model.text_tokens), depth, in_bytes=in_bytes)
 
     def save(self, folder: Path, provenance: Mapping[str, Any] | None = None) -> Manifest:
         """Write a weights folder that `load` reads, in the tensors' own precision.
@@ -129,7 +135,7 @@ class World:
 
     def with_config(self, config: RelicConfig) -> World:
         """The same networks under another memory or sampler."""
-        world = World(config, self.model, self.vae, self.text_encoder, self.depth)
+        world = World(config, self.model, self.vae, self.text_encoder, self.depth, in_bytes=self.in_bytes)
         world.leader = self.leader
         return world
 

@@ -86,15 +86,23 @@ def _lack_of_bfloat16() -> str | None:
     return _lack_of_compiler() or why_not(torch.bfloat16)
 
 
+@cache
+def _lack_of_bytes() -> str | None:
+    from relic_kernels.native import why_not_bytes
+
+    return _lack_of_compiler() or why_not_bytes()
+
+
 LACK_OF: dict[str, Callable[[], str | None]] = {
     "panda3d": _lack_of_panda3d,
     "furniture": _lack_of_furniture,
     "chromium": _lack_of_chromium,
     "compiler": _lack_of_compiler,
     "bfloat16": _lack_of_bfloat16,
+    "bytes": _lack_of_bytes,
     "gpu": _lack_of_gpu,
 }
-NOT_INSTALLED = {"bfloat16", "gpu"}
+NOT_INSTALLED = {"bfloat16", "bytes", "gpu"}
 """What a machine has or has not, whatever is installed."""
 NEEDS_OF_MARKER = {
     "render": ("panda3d", "furniture"),

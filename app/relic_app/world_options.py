@@ -37,9 +37,10 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
     """Declare `--precision`."""
     parser.add_argument(
         "--precision",
-        choices=("auto", "float32", "bfloat16"),
+        choices=("auto", "float32", "bfloat16", "int8"),
         default="auto",
-        help="of the networks on a processor; auto: bfloat16 where the processor has instructions for it",
+        help="of the networks on a processor; int8: of the layers of the transformer's blocks, the rest in the fastest "
+        "of the others; auto: int8 where the processor has instructions for it",
     )
 
 

@@ -48,17 +48,26 @@ class FusedNetwork:
         ends: parameters of the patch embedding and of the last layer; read where they lie.
         layers: the blocks' parameters, likewise.
         config: network sizes.
+        in_bytes: whether the blocks' layers multiply 8-bit integers.
 
     Raises:
         ValueError: where the C++ cannot run, or has no room for a frame of so many tokens.
     """
 
-    def __init__(self, ends: EndWeights, layers: Sequence[BlockWeights], config: ModelConfig) -> None:
+    def __init__(
+        self, ends: EndWeights, layers: Sequence[BlockWeights], config: ModelConfig, *, in_bytes: bool = False
+    ) -> None:
         rows, columns = config.grid
         if rows * columns > MAX_TOKENS:
             raise ValueError(f"frames of {rows * columns} tokens do not fit the C++ network, which takes {MAX_TOKENS}")
         self._network = FrameNetwork(
-            ends, layers, config.num_heads, config.patch_size, config.eps, config.gelu_approximate
+            ends,
+            layers,
+            config.num_heads,
+            config.patch_size,
+            config.eps,
+            config.gelu_approximate,
+            in_bytes=in_bytes,
         )
         self._heads, self._tokens = config.num_heads, rows * columns
         self._prepared: WeakKeyDictionary[SlottedContext, _Prepared] = WeakKeyDictionary()

@@ -306,10 +306,11 @@ class RelicTransformer(nn.Module):
         for name, parameter in self.named_parameters():
             parameter.data = parameter.data.to(self.dtype_of(name, dtype))
 
-    def fuse(self) -> str | None:
+    def fuse(self, *, in_bytes: bool = False) -> str | None:
         """Let C++ compute passes from now on, over one latent frame without gradients on a processor.
 
-        For a network that is played: hooks on its layers, and layers put in their place, are not seen.
+        For a network that is played: hooks on its layers, and layers put in their place, are not seen. With `in_bytes`
+        the blocks' layers multiply 8-bit integers, made of the weights as they are now.
 
         Returns:
             Why it cannot be, and the way out; None where it is.
@@ -322,11 +323,11 @@ class RelicTransformer(nn.Module):
         )
         try:
             layers = [cast(RelicBlock, block).weights() for block in self.blocks]
-            self.fused = FusedNetwork(ends, layers, self.config)
+            self.fused = FusedNetwork(ends, layers, self.config, in_bytes=in_bytes)
+            return None
         except ValueError as error:
             self.fused = None
             return str(error)
-        return None
 
     def _patches(self, cells: Tensor) -> Tensor:
         size = self.config.patch_size
@@ -372,8 +373,7 @@ class RelicTransformer(nn.Module):
         context: AttentionContext,
     ) -> Tensor:
         """What `forward` returns, by the network's own layers; `ends_modulation` is `(B, F, 2, M)`."""
-        size = self.config.patch_size
-        parallel = self.parallel
+        size, parallel = self.config.patch_size, self.parallel
         if parallel is not None:
             context = ShardedAttention(context, parallel)
         x = self.patch_embedding(self._own(self._patches(latents)))

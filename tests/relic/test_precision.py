@@ -1,15 +1,26 @@
+import dataclasses
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from relic.actions import Speeds, action_from_keys
 from relic.engine import WorldEngine
-from relic.precision import find_dtype, suits_bfloat16
+from relic.precision import find_dtype, multiplies_bytes, suits_bfloat16
 from relic.world import World
+
+
+def walk(world: World) -> tuple[NDArray[np.float64], int]:
+    """The frames of three blocks, and the bytes of memory after them."""
+    engine = WorldEngine(world)
+    engine.start(np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8), "a room", seed=1)
+    frames = [engine.step(action_from_keys(("KeyW",), Speeds())).frames for _ in range(3)]
+    return np.concatenate(frames).astype(float), engine.stats().memory_bytes
 
 
 @pytest.fixture
@@ -33,7 +44,38 @@ def test_auto_is_what_the_processor_has_instructions_for(
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert suits_bfloat16() is suits
     assert find_dtype("auto") == (torch.bfloat16 if suits else torch.float32)
+    assert find_dtype("int8") == find_dtype("auto")
     assert (find_dtype("float32"), find_dtype("bfloat16")) == (torch.float32, torch.bfloat16)
+
+
+def test_bytes_are_multiplied_where_they_can_be_and_refused_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("relic.precision.why_not_bytes", lambda: None)
+    assert [multiplies_bytes(one) for one in ("auto", "int8", "float32", "bfloat16")] == [True, True, False, False]
+    monkeypatch.setattr("relic.precision.why_not_bytes", lambda: "there are no instructions: use float32")
+    assert not multiplies_bytes("auto")
+    with pytest.raises(ValueError, match="precision int8: there are no instructions: use float32"):
+        multiplies_bytes("int8")
+
+
+def test_a_world_in_bytes_shows_what_the_wide_one_shows(saved: Path, require: Callable[..., None]) -> None:
+    require("bytes")
+    world = World.load(saved, precision="int8")
+    assert world.in_bytes
+    assert world.with_steps(1).in_bytes
+    assert not World.load(saved).in_bytes
+    (whole, _), (film, _) = walk(World.load(saved)), walk(world)
+    assert 35 < 10 * np.log10(255**2 / np.mean((film - whole) ** 2)) < 70
+    world.model.fuse()
+    assert not np.array_equal(walk(world)[0], film), "by bytes"
+
+
+def test_a_network_that_bytes_do_not_fit_is_played_without(require: Callable[..., None]) -> None:
+    require("bytes")
+    config = World.tiny().config
+    odd = World.tiny(config=dataclasses.replace(config, model=dataclasses.replace(config.model, ffn_dim=66)))
+    world = World(odd.config, odd.model, odd.vae, odd.text_encoder, odd.depth, in_bytes=True)
+    assert not world.in_bytes
+    assert world.model.fused is not None
 
 
 def test_networks_are_narrow_and_what_must_not_be_is_not(saved: Path) -> None:
@@ -49,19 +91,12 @@ def test_networks_are_narrow_and_what_must_not_be_is_not(saved: Path) -> None:
 
 
 def test_a_narrow_world_shows_what_the_wide_one_shows(saved: Path) -> None:
-    picture = np.random.default_rng(0).integers(0, 256, (96, 160, 3), dtype=np.uint8)
-    films, sizes = [], []
-    for precision in ("float32", "bfloat16"):
-        engine = WorldEngine(World.load(saved, precision=precision))  # type: ignore[arg-type]
-        engine.start(picture, "a room", seed=1)
-        films.append(
-            np.concatenate([engine.step(action_from_keys(("KeyW",), Speeds())).frames for _ in range(3)]).astype(float)
-        )
-        sizes.append(engine.stats().memory_bytes)
-    psnr = 10 * np.log10(255**2 / np.mean((films[0] - films[1]) ** 2, axis=(1, 2, 3)))
+    whole, size = walk(World.load(saved))
+    film, narrow_size = walk(World.load(saved, precision="bfloat16"))
+    psnr = 10 * np.log10(255**2 / np.mean((whole - film) ** 2, axis=(1, 2, 3)))
     assert psnr.min() > 35
-    assert films[0].std() > 10
-    assert sizes[1] < 0.6 * sizes[0], "keys and values take half"
+    assert whole.std() > 10
+    assert narrow_size < 0.6 * size, "keys and values take half"
 
 
 def test_training_needs_no_renderer() -> None:

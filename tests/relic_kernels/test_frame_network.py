@@ -1,6 +1,7 @@
 """The C++ network computes what the reference does in float64, for every size, precision and number of threads."""
 
 import dataclasses
+from collections.abc import Callable
 from typing import TypeVar
 
 import pytest
@@ -16,6 +17,8 @@ pytestmark = pytest.mark.native
 Tensors = TypeVar("Tensors", EndWeights, BlockWeights, FrameInputs, BlockInputs)
 EPS = 1e-6
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1.2e-2}
+TOLERANCE_IN_BYTES = {torch.float32: 4e-3, torch.bfloat16: 2e-2}
+"""A number that lies between two bytes is rounded either way."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -65,6 +68,9 @@ CASES = {
     ),
     "outputs that fill no two tiles": Case(grid=(3, 5), heads=3, width=32, hidden=80, text=3, memory=77, poses=1),
 }  # fmt: skip
+
+
+IN_BYTES = [name for name, case in CASES.items() if case.dim % 4 == 0 == case.hidden % 4]
 
 
 def ends_of(case: Case) -> EndWeights:
@@ -144,8 +150,8 @@ WIDE_OF_FRAME = ("latents", "modulation", "ends_modulation", "rotation", "skip")
 class Problem:
     """One case in one precision: what the C++ reads, and the reference's answer to the same numbers in float64."""
 
-    def __init__(self, case: Case, dtype: torch.dtype, scale: float = 1.0) -> None:
-        self.case = case
+    def __init__(self, case: Case, dtype: torch.dtype, scale: float = 1.0, *, in_bytes: bool = False) -> None:
+        self.case, self.in_bytes = case, in_bytes
         self.ends = cast(ends_of(case), dtype)
         self.layers = [cast(weights_of(case, i), dtype, wide=WIDE) for i in range(case.layers)]
         self.inputs = [cast(inputs_of(case, i), dtype) for i in range(case.layers)]
@@ -161,10 +167,11 @@ class Problem:
         layers = [cast(one, torch.float64) for one in self.layers]
         frame = cast(self.frame, torch.float64, wide=("rotation",))
         frame = dataclasses.replace(frame, rotation=frame.rotation.to(torch.complex128))
-        return frame_network(cast(self.ends, torch.float64), layers, *self.sizes(), frame, inputs)
+        ends = cast(self.ends, torch.float64)
+        return frame_network(ends, layers, *self.sizes(), frame, inputs, in_bytes=self.in_bytes)
 
     def network(self) -> FrameNetwork:
-        return FrameNetwork(self.ends, self.layers, *self.sizes())
+        return FrameNetwork(self.ends, self.layers, *self.sizes(), in_bytes=self.in_bytes)
 
     def run(self, threads: int = 1) -> Tensor:
         network = self.network()
@@ -186,10 +193,80 @@ def test_passes_are_the_reference_s_in_float64(name: str, dtype: torch.dtype, th
         assert torch.equal(one.values[:, own:].double(), exact.values[:, own:])
 
 
-def test_results_do_not_depend_on_the_threads(dtype: torch.dtype) -> None:
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("name", IN_BYTES)
+def test_layers_of_bytes_are_the_reference_s(
+    name: str, dtype: torch.dtype, threads: int, require: Callable[..., None]
+) -> None:
+    require("bytes")
+    problem = Problem(CASES[name], dtype, in_bytes=True)
+    assert_close("velocity", problem.run(threads), problem.exact, TOLERANCE_IN_BYTES[dtype])
+    for one, exact in zip(problem.inputs, problem.exact_inputs, strict=True):
+        for written in ("own_k", "own_v", "keys", "values"):
+            assert_close(written, getattr(one, written), getattr(exact, written), TOLERANCE_IN_BYTES[dtype])
+
+
+def test_bytes_lose_little(dtype: torch.dtype, require: Callable[..., None]) -> None:
+    require("bytes")
+    whole, problem = Problem(CASES["mini"], dtype), Problem(CASES["mini"], dtype, in_bytes=True)
+    got = problem.run()
+    assert_close("velocity", got, whole.exact, 3e-2)
+    assert (got - whole.exact).norm() > 2e-3 * whole.exact.norm(), "bytes were multiplied"
+
+
+@pytest.mark.parametrize("in_bytes", [False, True])
+def test_results_do_not_depend_on_the_threads(dtype: torch.dtype, in_bytes: bool, require: Callable[..., None]) -> None:
+    if in_bytes:
+        require("bytes")
     case = CASES["long memory, whose ends are ragged"]
-    results = [Problem(case, dtype).run(threads) for threads in (1, 2, 3, 7)]
+    results = [Problem(case, dtype, in_bytes=in_bytes).run(threads) for threads in (1, 2, 3, 7)]
     assert all(torch.equal(result, results[0]) for result in results[1:])
+
+
+@pytest.mark.parametrize("scale", [1e-4, 300.0])
+def test_bytes_take_any_scale_and_rows_of_zeros(scale: float, require: Callable[..., None]) -> None:
+    require("bytes")
+    problem = Problem(CASES["small, keys of two blocks"], torch.float32, in_bytes=True)
+    changed = []
+    for one in problem.layers:
+        one.widen.mul_(scale)
+        one.narrow.div_(scale)
+        one.q[3], one.v[:] = 0, 0
+        changed.append(dataclasses.replace(one, v_bias=torch.zeros_like(one.v_bias)))
+    problem.layers = changed  # no value, so all that attention gathers is 0
+    problem.inputs = [dataclasses.replace(one, values=torch.zeros_like(one.values)) for one in problem.inputs]
+    exact = problem.answer([cast(one, torch.float64) for one in problem.inputs])
+    assert_close("velocity", problem.run(), exact, TOLERANCE_IN_BYTES[torch.float32])
+
+
+def test_weights_in_bytes_are_those_of_when_they_were_made(require: Callable[..., None]) -> None:
+    require("bytes")
+    problem = Problem(CASES["small, keys of two blocks"], torch.float32, in_bytes=True)
+    network = problem.network()
+    call = (problem.frame, network.prepare(problem.inputs), 1)
+    before = network(*call)
+    problem.layers[0].out.mul_(2)
+    assert torch.equal(network(*call), before)
+    assert not torch.equal(problem.run(), before)
+    problem.layers[0].out.data = problem.layers[0].out.clone()
+    assert not network.holds()
+
+
+def test_widths_that_bytes_do_not_fill_are_named(require: Callable[..., None]) -> None:
+    require("bytes")
+    with pytest.raises(ValueError, match="a width of 30: layers of bytes take multiples of 4"):
+        Problem(CASES["odd sizes"], torch.float32, in_bytes=True).network()
+    case = dataclasses.replace(CASES["a token"], hidden=66)
+    with pytest.raises(ValueError, match="a width of 66"):
+        Problem(case, torch.float32, in_bytes=True).network()
+
+
+def test_a_processor_without_products_of_bytes_is_told_the_way_out(
+    monkeypatch: pytest.MonkeyPatch, require: Callable[..., None]
+) -> None:
+    monkeypatch.setattr("relic_kernels.frame_network.why_not_bytes", lambda: "this processor has none: use float32")
+    with pytest.raises(ValueError, match="cannot run in bytes: this processor has none: use float32"):
+        Problem(CASES["a token"], torch.float32, in_bytes=True).network()
 
 
 def test_cases_may_lie_apart_as_slices_of_a_buffer_do(dtype: torch.dtype) -> None:

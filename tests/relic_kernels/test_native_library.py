@@ -15,7 +15,7 @@ from relic_kernels.native import has_tiles, library, why_not
 from relic_kernels.residual_blocks import ResidualBlocks
 from relic_kernels.residual_blocks.reference import residual_blocks
 from tests.relic_kernels.closeness import assert_close
-from tests.relic_kernels.test_frame_network import CASES, TOLERANCE, Problem
+from tests.relic_kernels.test_frame_network import CASES, IN_BYTES, TOLERANCE, TOLERANCE_IN_BYTES, Problem
 from tests.relic_kernels.test_linear_layers import TOLERANCE as LAYER_TOLERANCE
 from tests.relic_kernels.test_linear_layers import exact as exact_layers
 from tests.relic_kernels.test_linear_layers import layers_of
@@ -48,7 +48,7 @@ def compiler_that(tmp_path: Path, does: str) -> Path:
 def test_other_processors_and_no_threads_compute_the_same(
     cache: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...], parallel: bool
 ) -> None:
-    monkeypatch.setattr(module, "_for_this_processor", lambda: options)
+    monkeypatch.setattr(module, "_for_this_processor", lambda: (*options, "-DRELIC_EMULATED_BYTES"))
     if not parallel:
         monkeypatch.setattr(module, "_openmp", lambda compiler: ())
     built = module._library.__wrapped__()
@@ -63,6 +63,9 @@ def check_operators(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None
     for name in ("mini", "odd sizes", "long memory, whose ends are ragged"):
         problem = Problem(CASES[name], dtype)
         assert_close("velocity", problem.run(threads=3), problem.exact, TOLERANCE[dtype])
+    for name in IN_BYTES:
+        problem = Problem(CASES[name], dtype, in_bytes=True)
+        assert_close("velocity", problem.run(threads=3), problem.exact, TOLERANCE_IN_BYTES[dtype])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
     for case in PICTURES.values():
         x, blocks, past = picture_problem(case, dtype)

@@ -17,11 +17,13 @@ import torch
 from torch import Tensor
 
 from relic_kernels.dispatch import require
-from relic_kernels.native import PlacedWeights, check, check_cases, function, place_of
+from relic_kernels.native import PlacedWeights, check, check_cases, function, place_of, why_not_bytes
 
 MAX_TOKENS = 64
 """Tokens of a frame at most: the lanes of the C++."""
 MAX_HEAD = 256
+LARGEST_BYTE = 127
+"""Bytes are used to one side of 0 as to the other."""
 
 Gelu = Literal["none", "tanh"]
 
@@ -130,7 +132,11 @@ _ENDS = tuple(one.name for one in fields(EndWeights))
 _WEIGHTS = tuple(one.name for one in fields(BlockWeights))
 _INPUTS = tuple(one.name for one in fields(BlockInputs))
 _WIDE = ("text_norm", "text_norm_bias", "modulation")
-_SIZES = ("tokens", "columns", "channels", "side", "dim", "heads", "hidden", "text_tokens", "pose_rows", "exact_gelu")
+_MATRICES = ("q", "k", "v", "out", "text_q", "text_out", "widen", "narrow")
+_SIZES = (
+    *("tokens", "columns", "channels", "side", "dim", "heads", "hidden"),
+    *("text_tokens", "pose_rows", "exact_gelu", "in_bytes"),
+)
 _FRAME = ("latents", "modulation", "ends_modulation", "rotation", "skip", "guide", "velocity")
 
 
@@ -174,13 +180,23 @@ class FrameNetwork:
         side: p.
         eps: of all norms.
         gelu: `tanh`, or `none` for the exact one.
+        in_bytes: whether the blocks' layers multiply 8-bit integers: weights by a scale of each output's own, copied
+            for it as they are now, and inputs by one of each token's own.
 
     Raises:
         ValueError: for weights that do not fit, or where the C++ cannot run; it says why.
     """
 
     def __init__(
-        self, ends: EndWeights, layers: Sequence[BlockWeights], heads: int, side: int, eps: float, gelu: Gelu
+        self,
+        ends: EndWeights,
+        layers: Sequence[BlockWeights],
+        heads: int,
+        side: int,
+        eps: float,
+        gelu: Gelu,
+        *,
+        in_bytes: bool = False,
     ) -> None:
         first = layers[0]
         self.dtype, self._dim, self._hidden = first.q.dtype, first.q.shape[1], first.widen.shape[0]
@@ -196,16 +212,23 @@ class FrameNetwork:
         for layer in layers:
             _check_weights(layer, self._dim, self._hidden, self.dtype)
         self._ends = PlacedWeights([getattr(ends, name) for name in _ENDS])
-        self._weights = PlacedWeights([getattr(layer, name) for layer in layers for name in _WEIGHTS])
+        self._given = self._weights = PlacedWeights([getattr(layer, name) for layer in layers for name in _WEIGHTS])
+        self._in_bytes = in_bytes
+        if in_bytes:
+            why = why_not_bytes()
+            require(why is None, f"the C++ network cannot run in bytes: {why}")
+            for width in (self._dim, self._hidden):
+                require(width % 4 == 0, f"a width of {width}: layers of bytes take multiples of 4")
+            self._weights = PlacedWeights([_weight_in_bytes(layer, name) for layer in layers for name in _WEIGHTS])
         self._count, self._channels, self._side = len(layers), channels, side
         self._heads, self._eps, self._exact = heads, eps, gelu == "none"
 
     def holds(self) -> bool:
         """Whether the weights lie where they lay: those of a network that was cast or moved do not.
 
-        What is computed then is by the weights of before.
+        What is computed then is by the weights of before; in bytes, so it is when they are written in place.
         """
-        return self._ends.holds() and self._weights.holds()
+        return self._ends.holds() and self._given.holds()
 
     def prepare(self, inputs: Sequence[BlockInputs]) -> PreparedInputs:
         """Inputs for passes.
@@ -250,7 +273,8 @@ class FrameNetwork:
         self._check_frame(frame, inputs)
         columns = frame.latents.shape[-1] // self._side
         counts = (inputs.tokens, columns, self._channels, self._side, self._dim, self._heads, self._hidden)
-        sizes = _Sizes(*counts, inputs.text_tokens, inputs.poses, self._exact, max(1, threads), self._eps)
+        flags = (self._exact, self._in_bytes)
+        sizes = _Sizes(*counts, inputs.text_tokens, inputs.poses, *flags, max(1, threads), self._eps)
         velocity = torch.empty_like(frame.latents)
         for case, places in enumerate(inputs.places):
             given = ctypes.byref(_frame_of(frame, velocity, case))
@@ -285,6 +309,23 @@ class FrameNetwork:
         }
         for name, shape in shapes.items():
             check_cases(name, getattr(one, name), shape, self.dtype)
+
+
+def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows `(..., I)` as whole numbers in [-127, 127], and `(..., 1)` scales: a row's largest size over 127."""
+    scale = rows.abs().amax(dim=-1, keepdim=True) / LARGEST_BYTE
+    return (rows / torch.where(scale > 0, scale, 1.0)).round(), scale
+
+
+def _weight_in_bytes(layer: BlockWeights, name: str) -> Tensor:
+    """A matrix `(O, I)` as the C++ reads it: its bytes, their scales in float32, and what raised inputs add, int32."""
+    weight: Tensor = getattr(layer, name)
+    if name not in _MATRICES:
+        return weight
+    codes, scale = quantised(weight.detach().float())
+    start = codes.sum(dim=1).to(torch.int32) * -128
+    parts = (codes.to(torch.int8), scale, start)
+    return torch.cat([part.contiguous().view(torch.uint8).flatten() for part in parts])
 
 
 def _frame_of(frame: FrameInputs, velocity: Tensor, case: int) -> _Frame:

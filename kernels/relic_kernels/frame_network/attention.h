@@ -243,8 +243,8 @@ private:
     }
 };
 
-// What `parts` threads have gathered of one head, `apart` floats from each other, as words.
-template <class T> void merge(float *room, size_t apart, int parts, int dim, int v, uint32_t *to) {
+// What `parts` threads have gathered of one head, `apart` floats from each other: `use(row, values)` gets two at once.
+template <class Use> void merge(float *room, size_t apart, int parts, int dim, int v, Use use) {
     const Gathered first = Gathered::at(room, dim);
     Floats peak = load<Floats>(first.peak + v * WIDTH), sum = {};
     for (int i = 1; i < parts; ++i) peak = larger(peak, load<Floats>(first.peak + i * apart + v * WIDTH));
@@ -257,9 +257,9 @@ template <class T> void merge(float *room, size_t apart, int parts, int dim, int
             store(row, i == 0 ? load<Floats>(from) * factor : load<Floats>(row) + load<Floats>(from) * factor);
         }
     }
-    for (int d = 0; d < dim; d += T::PER_WORD) {
-        Floats rows[T::PER_WORD];
-        for (int i = 0; i < T::PER_WORD; ++i) rows[i] = load<Floats>(first.out + (d + i) * LANES + v * WIDTH) / sum;
-        store(to + d / T::PER_WORD * LANES + v * WIDTH, T::pack(rows));
+    for (int d = 0; d < dim; d += 2) {
+        Floats both[2];
+        for (int i = 0; i < 2; ++i) both[i] = load<Floats>(first.out + (d + i) * LANES + v * WIDTH) / sum;
+        use(d, both);
     }
 }

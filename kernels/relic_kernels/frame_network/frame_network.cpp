@@ -7,7 +7,7 @@
 
 extern "C" {
 struct Sizes {
-    int32_t tokens, columns, channels, side, dim, heads, hidden, text_tokens, pose_rows, exact_gelu, threads;
+    int32_t tokens, columns, channels, side, dim, heads, hidden, text_tokens, pose_rows, exact_gelu, in_bytes, threads;
     float eps;
 };
 
@@ -23,7 +23,7 @@ struct Frame {
     float *velocity, sigma;
 };
 
-// Of one block; matrices are (outputs, inputs).
+// Of one block; matrices are (outputs, inputs), or of bytes as a ByteLinear has them.
 struct Weights {
     const void *q, *q_bias, *k, *k_bias, *v, *v_bias, *out, *out_bias, *norm_q, *norm_k;
     const void *text_q, *text_q_bias, *text_out, *text_out_bias, *text_norm_q;
@@ -41,16 +41,28 @@ struct Inputs {
 
 namespace {
 
-template <class T> class Pass {
+struct Matrix {
+    const void *weight, *bias;
+    int inputs, outputs;
+};
+
+// Layers of the blocks are of T, or of bytes.
+template <class T, bool BYTES> class Pass {
     typedef typename T::Scalar Scalar;
-    static constexpr int STEP = STEP_OF<T>;
+    static constexpr int STEP = BYTES ? (T::TILED ? 16 : 8) : STEP_OF<T>;
     static constexpr int PARTS = 2;    // of a long memory; fixed, so that results do not depend on the threads
     const Sizes &sizes;
     const Frame &frame;
     const int patch, dim, head_dim, words;
-    float *x, *wide, *turn, *gathered, *table;
+    float *x, *wide, *turn, *gathered, *table, *peaks;
     uint32_t *narrow, *queries;
     Moments<STEP> moments, more;
+
+    // What a block's layers read: words of T, or of bytes of a scale of each lane's own.
+    struct Operand {
+        const uint32_t *words;
+        Floats scale[BYTES ? VECTORS : 1];
+    };
 
     static int patch_of(const Sizes &s) { return s.channels * s.side * s.side; }
 
@@ -61,7 +73,7 @@ template <class T> class Pass {
 public:
     static size_t floats_needed(const Sizes &s) {
         return size_t(LANES) * (2 * s.dim + 2 * widest(s) + s.dim / s.heads) + gathered_floats(s) +
-               2 * Moments<STEP>::floats(s.dim) + 6 * s.dim;
+               2 * Moments<STEP>::floats(s.dim) + 6 * s.dim + size_t(LANES) * s.threads;
     }
 
     Pass(const Sizes &sizes, const Frame &frame, float *room)
@@ -75,7 +87,8 @@ public:
         gathered = (float *)(queries + dim * LANES);           // (PARTS, heads, Gathered)
         moments = {gathered + gathered_floats(sizes)};
         more = {moments.of + Moments<STEP>::floats(dim)};
-        table = more.of + Moments<STEP>::floats(dim);          // (6, dim)
+        peaks = more.of + Moments<STEP>::floats(dim);          // (threads, LANES)
+        table = peaks + LANES * sizes.threads;                 // (6, dim)
     }
 
     void run(const EndWeights &ends, const Weights *weights, const Inputs *inputs, int layers) {
@@ -117,15 +130,21 @@ private:
         if (frame.guide) rows_of_tokens<T>((const Scalar *)frame.guide, sizes.tokens, dim, x, words_of(own));
         else std::memset(x + own.first * LANES, 0, sizeof(float) * (own.last - own.first) * LANES);
         barrier();
-        add_product(ends.embed, ends.embed_bias, narrow, patch, own, [](int, Floats value) { return value; });
+        linear(Linear<T>{ends.embed, ends.embed_bias}, narrow, patch, own, [&](int r, int v, const Floats *both) {
+            for (int i = 0; i < 2; ++i) put(x, r + i, v, at(x, r + i, v) + both[i]);
+        });
     }
 
     // Rows of a predicted patch are its cells, each with all channels.
     void predict(const EndWeights &ends, int thread, int threads) {
         const Share rows = rows_of(patch, thread, threads);
         const float *shift = frame.ends_modulation, *scale = shift + dim;
-        norm(scale, 1.f, shift, rows_of(dim, thread, threads));
-        to_rows(ends.out, ends.out_bias, wide, rows);
+        norm(scale, 1.f, shift, rows_of(dim, thread, threads),
+             [&](int r, int v, const Floats *both) { pack_two<T>(both, narrow, r, v); });
+        barrier();
+        linear(Linear<T>{ends.out, ends.out_bias}, narrow, dim, rows, [&](int r, int v, const Floats *both) {
+            for (int i = 0; i < 2; ++i) put(wide, r + i, v, both[i]);
+        });
         for (int r = rows.first; r < rows.last; ++r) {
             const int cell = r / sizes.channels;
             cells(r % sizes.channels, cell / sizes.side, cell % sizes.side, [&](int lane, long place) {
@@ -139,33 +158,58 @@ private:
         const Share own = rows_of(dim, thread, threads);
         for (int begin = 0; begin < 6 * dim; begin += dim)
             for (int r = begin + own.first; r < begin + own.last; ++r) table[r] = w.modulation[r] + frame.modulation[r];
-        norm(table + dim, 1.f, table, own);
-        self_attention(w, in, own, thread, threads);
+        self_attention(w, in, normed(table + dim, 1.f, table, own), own);
         const float *gate = table + 2 * dim;
         const Scalar *action = (const Scalar *)in.action;
-        add_product(w.out, w.out_bias, narrow, dim, own,
+        add_product({w.out, w.out_bias, dim, dim}, attend(in.keys, in.values, in.memory_tokens, own), own,
                     [&](int r, Floats value) { return value * gate[r] + T::wide(action[r]); });
-        norm(w.text_norm, 0.f, w.text_norm_bias, own);
-        text_attention(w, in, own, thread, threads);
-        add_product(w.text_out, w.text_out_bias, narrow, dim, own, [](int, Floats value) { return value; });
-        norm(table + 4 * dim, 1.f, table + 3 * dim, own);
-        feed_forward(w, own, rows_of(sizes.hidden, thread, threads));
+        text_attention(w, normed(w.text_norm, 0.f, w.text_norm_bias, own), own);
+        add_product({w.text_out, w.text_out_bias, dim, dim},
+                    attend(in.text_keys, in.text_values, sizes.text_tokens, own), own,
+                    [](int, Floats value) { return value; });
+        feed_forward(w, normed(table + 4 * dim, 1.f, table + 3 * dim, own), own,
+                     rows_of(sizes.hidden, thread, threads));
     }
 
-    // LayerNorm of `x` into `narrow`, of which a thread's own rows are complete.
-    void norm(const float *weight, float plus, const float *shift, Share own) {
+    // LayerNorm of a thread's own rows of `x`.
+    template <class Use> void norm(const float *weight, float plus, const float *shift, Share own, Use use) {
         moments.take(x, own);
         barrier();
-        layer_norm<T>(x, dim, own, moments, weight, plus, shift, sizes.eps, narrow);
-        barrier();
+        layer_norm(x, dim, own, moments, weight, plus, shift, sizes.eps, use);
     }
 
-    void self_attention(const Weights &w, const Inputs &in, Share own, int thread, int threads) {
+    Operand normed(const float *weight, float plus, const float *shift, Share own) {
+        norm(weight, plus, shift, own, [&](int r, int v, const Floats *both) { hand_over(both, r, v); });
+        return operand(own);
+    }
+
+    // Two rows of what `operand` makes ready; nothing else may be in `wide`, or in `narrow` for layers of T.
+    INLINE void hand_over(const Floats *both, int r, int v) {
+        if constexpr (BYTES)
+            for (int i = 0; i < 2; ++i) put(wide, r + i, v, both[i]);
+        else pack_two<T>(both, narrow, r, v);
+    }
+
+    // What all threads have handed over, a thread its `own` rows.
+    Operand operand(Share own) {
+        Operand made{narrow, {}};
+#if defined(RELIC_BYTES)
+        if constexpr (BYTES) {
+            take_peaks(wide, own, peaks + thread_number() * LANES);
+            barrier();
+            pack_bytes(wide, own, peaks, team_size(), narrow, made.scale);
+        }
+#endif
+        barrier();
+        return made;
+    }
+
+    void self_attention(const Weights &w, const Inputs &in, const Operand &from, Share own) {
         float *q = wide, *k = wide + dim * LANES, *v = k + dim * LANES;
         uint32_t *turned = (uint32_t *)v, *keys = narrow + words * LANES, *values = keys + words * LANES;
-        to_rows(w.q, w.q_bias, q, own);
-        to_rows(w.k, w.k_bias, k, own);
-        product(w.v, w.v_bias, narrow, dim, own,
+        to_rows({w.q, w.q_bias, dim, dim}, from, q, own);
+        to_rows({w.k, w.k_bias, dim, dim}, from, k, own);
+        product({w.v, w.v_bias, dim, dim}, from, own,
                 [&](int r, int v, const Floats *both) { pack_two<T>(both, values, r, v); });
         add_pose((const Scalar *)in.pose, q, k, own);
         moments.take(q, own);
@@ -187,76 +231,84 @@ private:
         tokens_of_words<T>(turned, sizes.tokens, dim, (Scalar *)in.keys, own_words);
         tokens_of_words<T>(values, sizes.tokens, dim, (Scalar *)in.values, own_words);
         barrier();
-        attend(in.keys, in.values, in.memory_tokens, thread, threads);
     }
 
-    void text_attention(const Weights &w, const Inputs &in, Share own, int thread, int threads) {
-        to_rows(w.text_q, w.text_q_bias, wide, own);
+    void text_attention(const Weights &w, const Operand &from, Share own) {
+        to_rows({w.text_q, w.text_q_bias, dim, dim}, from, wide, own);
         moments.take(wide, own);
         barrier();
         rms_norm<T>(wide, dim, own, moments, (const Scalar *)w.text_norm_q, sizes.eps, logit_scale(),
                     [&](int r, int v, Floats *both) { pack_two<T>(both, queries, r, v); });
         barrier();
-        attend(in.text_keys, in.text_values, sizes.text_tokens, thread, threads);
     }
 
-    void feed_forward(const Weights &w, Share own, Share own_hidden) {
+    void feed_forward(const Weights &w, const Operand &from, Share own, Share own_hidden) {
         const bool exact = sizes.exact_gelu;
         uint32_t *hidden = (uint32_t *)wide;
-        product(w.widen, w.widen_bias, narrow, dim, own_hidden, [&](int r, int v, const Floats *both) {
+        product({w.widen, w.widen_bias, dim, sizes.hidden}, from, own_hidden, [&](int r, int v, const Floats *both) {
             Floats active[2];
             for (int i = 0; i < 2; ++i) active[i] = exact ? gelu_exact(both[i]) : gelu_tanh<T::ROUNDED>(both[i]);
-            pack_two<T>(active, hidden, r, v);
+            if constexpr (BYTES) hand_over(active, r, v);
+            else pack_two<T>(active, hidden, r, v);
         });
-        barrier();
+        Operand made = operand(own_hidden);
+        if constexpr (!BYTES) made.words = hidden;
         const float *gate = table + 5 * dim;
-        add_product(w.narrow, w.narrow_bias, hidden, sizes.hidden, own,
+        add_product({w.narrow, w.narrow_bias, sizes.hidden, dim}, made, own,
                     [&](int r, Floats value) { return value * gate[r]; });
     }
 
-    // Some outputs of a linear layer of the words `from`; see `linear`.
-    template <class Use>
-    void product(const void *weight, const void *bias, const uint32_t *from, int inputs, Share outputs, Use use) {
-        linear(Linear<T>{(const Scalar *)weight, (const Scalar *)bias}, from, inputs, outputs, use);
+    // Some outputs of a block's layer; see `linear`.
+    template <class Use> void product(const Matrix &matrix, const Operand &from, Share outputs, Use use) {
+#if defined(RELIC_BYTES)
+        if constexpr (BYTES) {
+            const ByteLinear<T> layer{matrix.weight, matrix.bias, matrix.inputs, matrix.outputs, from.scale};
+            return linear(layer, from.words, matrix.inputs, outputs, use);
+        }
+#endif
+        linear(Linear<T>{matrix.weight, matrix.bias}, from.words, matrix.inputs, outputs, use);
     }
 
-    void to_rows(const void *weight, const void *bias, float *to, Share outputs) {
-        product(weight, bias, narrow, dim, outputs, [&](int r, int v, const Floats *both) {
+    void to_rows(const Matrix &matrix, const Operand &from, float *to, Share outputs) {
+        product(matrix, from, outputs, [&](int r, int v, const Floats *both) {
             for (int i = 0; i < 2; ++i) put(to, r + i, v, both[i]);
         });
     }
 
     // A product, changed by `change(row, value)`, is added to `x`.
     template <class Change>
-    void add_product(const void *weight, const void *bias, const uint32_t *from, int inputs, Share outputs,
-                     Change change) {
-        product(weight, bias, from, inputs, outputs, [&](int r, int v, const Floats *both) {
+    void add_product(const Matrix &matrix, const Operand &from, Share outputs, Change change) {
+        product(matrix, from, outputs, [&](int r, int v, const Floats *both) {
             for (int i = 0; i < 2; ++i) put(x, r + i, v, at(x, r + i, v) + change(r + i, both[i]));
         });
     }
 
     float logit_scale() const { return LOG2_E / std::sqrt(float(head_dim)); }
 
-    // Attention of `queries` into `narrow`: threads share the heads of each part of the memory.
-    void attend(const void *keys, const void *values, long tokens, int thread, int threads) {
+    // Attention of `queries`: threads share the heads of each part of the memory.
+    Operand attend(const void *keys, const void *values, long tokens, Share own) {
         static thread_local Attention<T> attention;
+        const int thread = thread_number(), threads = team_size();
         const Memory<T> memory{(const Scalar *)keys, (const Scalar *)values, tokens, sizes.heads, head_dim};
         const size_t head = Gathered::floats(head_dim), apart = sizes.heads * head;
         const int parts = tokens >= 2 * PARTS * attention.KEYS ? PARTS : 1;
         const Share jobs = Share::of(parts * sizes.heads, thread, threads);
         for (int part = 0; part < parts; ++part) {
             const int before = part * sizes.heads, first = jobs.first - before, last = jobs.last - before;
-            const Share own{first > 0 ? first : 0, last < sizes.heads ? last : sizes.heads};
+            const Share some{first > 0 ? first : 0, last < sizes.heads ? last : sizes.heads};
             const long begin = tokens * part / parts / attention.STEP * attention.STEP;
             const long end = part + 1 < parts ? tokens * (part + 1) / parts / attention.STEP * attention.STEP : tokens;
-            if (own.first < own.last) attention.run(queries, memory, begin, end, own, gathered + part * apart);
+            if (some.first < some.last) attention.run(queries, memory, begin, end, some, gathered + part * apart);
         }
         barrier();
         const Share merged = Share::of(sizes.heads * VECTORS, thread, threads);
-        for (int job = merged.first; job < merged.last; ++job)
-            merge<T>(gathered + job / VECTORS * head, apart, parts, head_dim, job % VECTORS,
-                     narrow + job / VECTORS * head_dim / T::PER_WORD * LANES);
-        barrier();
+        for (int job = merged.first; job < merged.last; ++job) {
+            const int first = job / VECTORS * head_dim, v = job % VECTORS;
+            merge(gathered + job / VECTORS * head, apart, parts, head_dim, v,
+                  [&](int r, const Floats *both) { hand_over(both, first + r, v); });
+        }
+        if constexpr (BYTES) barrier();
+        return operand(own);
     }
 
     // One pose for all tokens, or one for each.
@@ -272,22 +324,30 @@ private:
     }
 };
 
-template <class T>
+template <class T, bool BYTES>
 int run(const Sizes &sizes, const EndWeights &ends, const Weights *weights, const Frame &frame, const Inputs *inputs,
         int layers) {
     static thread_local Room room;
-    float *own = room.of(Pass<T>::floats_needed(sizes));
+    float *own = room.of(Pass<T, BYTES>::floats_needed(sizes));
     if (!own) return 1;
-    Pass<T>(sizes, frame, own).run(ends, weights, inputs, layers);
+    Pass<T, BYTES>(sizes, frame, own).run(ends, weights, inputs, layers);
     return 0;
 }
 }  // namespace
+
+#if defined(RELIC_BYTES)
+constexpr bool MAY_BE_BYTES = true;
+#else
+constexpr bool MAY_BE_BYTES = false;
+#endif
 
 #define EXPORTED(NAME)                                                                                                 \
     extern "C" int relic_frame_network_##NAME(const Sizes *sizes, const EndWeights *ends, const Weights *weights,      \
                                               const Frame *frame, const Inputs *inputs, int32_t layers) {              \
         return in_##NAME([&](auto format) {                                                                            \
-            return run<decltype(format)>(*sizes, *ends, weights, *frame, inputs, layers);                              \
+            typedef decltype(format) T;                                                                                \
+            return (sizes->in_bytes ? run<T, MAY_BE_BYTES> : run<T, false>)(*sizes, *ends, weights, *frame, inputs,       \
+                                                                         layers);                                      \
         });                                                                                                            \
     }
 

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from relic_kernels.attention_backends import attend
-from relic_kernels.frame_network import BlockInputs, BlockWeights, EndWeights, FrameInputs, Gelu
+from relic_kernels.frame_network import BlockInputs, BlockWeights, EndWeights, FrameInputs, Gelu, quantised
 
 
 def frame_network(
@@ -21,6 +21,8 @@ def frame_network(
     gelu: Gelu,
     frame: FrameInputs,
     inputs: Sequence[BlockInputs],
+    *,
+    in_bytes: bool = False,
 ) -> Tensor:
     """See `relic_kernels.frame_network.FrameNetwork`: `(B, C, h, w)` velocity; inputs are written as there.
 
@@ -33,13 +35,15 @@ def frame_network(
         gelu: `tanh`, or `none` for the exact one.
         frame: what the pass reads.
         inputs: of each block.
+        in_bytes: whether the blocks' layers multiply 8-bit integers.
     """
+    linear = _linear_of_bytes if in_bytes else F.linear
     patches = F.pixel_unshuffle(frame.latents, side).flatten(2).transpose(1, 2)
     x = F.linear(patches, ends.embed.flatten(1), ends.embed_bias)
     if frame.guide is not None:
         x = x + frame.guide
     for w, one in zip(layers, inputs, strict=True):
-        x = _block(w, heads, eps, gelu, x, frame, one)
+        x = _block(w, linear, heads, eps, gelu, x, frame, one)
     shift, scale = frame.ends_modulation.unsqueeze(2).unbind(1)
     out = F.linear(F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift, ends.out, ends.out_bias)
     if frame.skip is not None:
@@ -50,7 +54,14 @@ def frame_network(
 
 
 def _block(
-    w: BlockWeights, heads: int, eps: float, gelu: Gelu, x: Tensor, frame: FrameInputs, one: BlockInputs
+    w: BlockWeights,
+    linear: Callable[[Tensor, Tensor, Tensor], Tensor],
+    heads: int,
+    eps: float,
+    gelu: Gelu,
+    x: Tensor,
+    frame: FrameInputs,
+    one: BlockInputs,
 ) -> Tensor:
     """`(B, L, M)` -> the same."""
     own = x.shape[1]
@@ -58,19 +69,24 @@ def _block(
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = table.unbind(1)
     normed = F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
     pose = one.pose.squeeze(1)
-    q = _rms(F.linear(normed, w.q, w.q_bias) + pose, w.norm_q, eps).unflatten(-1, (heads, -1))
-    k = _rms(F.linear(normed, w.k, w.k_bias) + pose, w.norm_k, eps).unflatten(-1, (heads, -1))
-    v = F.linear(normed, w.v, w.v_bias).unflatten(-1, (heads, -1))
+    q = _rms(linear(normed, w.q, w.q_bias) + pose, w.norm_q, eps).unflatten(-1, (heads, -1))
+    k = _rms(linear(normed, w.k, w.k_bias) + pose, w.norm_k, eps).unflatten(-1, (heads, -1))
+    v = linear(normed, w.v, w.v_bias).unflatten(-1, (heads, -1))
     one.own_k[:, 0], one.own_v[:, 0] = k, v
     one.keys[:, :own], one.values[:, :own] = _turn(k, frame.rotation), v
     seen = attend(_turn(q, frame.rotation), one.keys, one.values, "math")
-    x = x + F.linear(seen.flatten(2), w.out, w.out_bias) * gate + one.action.squeeze(1)
+    x = x + linear(seen.flatten(2), w.out, w.out_bias) * gate + one.action.squeeze(1)
     normed = F.layer_norm(x, x.shape[-1:], w.text_norm, w.text_norm_bias, eps)
-    q = _rms(F.linear(normed, w.text_q, w.text_q_bias), w.text_norm_q, eps).unflatten(-1, (heads, -1))
-    x = x + F.linear(attend(q, one.text_k, one.text_v, "math").flatten(2), w.text_out, w.text_out_bias)
+    q = _rms(linear(normed, w.text_q, w.text_q_bias), w.text_norm_q, eps).unflatten(-1, (heads, -1))
+    x = x + linear(attend(q, one.text_k, one.text_v, "math").flatten(2), w.text_out, w.text_out_bias)
     normed = F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + ffn_scale) + ffn_shift
-    hidden = F.gelu(F.linear(normed, w.widen, w.widen_bias), approximate=gelu)
-    return x + F.linear(hidden, w.narrow, w.narrow_bias) * ffn_gate
+    hidden = F.gelu(linear(normed, w.widen, w.widen_bias), approximate=gelu)
+    return x + linear(hidden, w.narrow, w.narrow_bias) * ffn_gate
+
+
+def _linear_of_bytes(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+    (rows, row_scale), (columns, column_scale) = quantised(x), quantised(weight.float())
+    return F.linear(rows, columns.to(x)) * row_scale * column_scale.to(x).T + bias
 
 
 def _rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:

@@ -1,6 +1,6 @@
 """Operators for processors in C++, compiled for the machine they run on."""
 
-from relic_kernels.native.library import function, has_tiles, library, why_not
+from relic_kernels.native.library import function, has_tiles, library, why_not, why_not_bytes
 from relic_kernels.native.tensors import check, check_cases, may_run, place_of
 from relic_kernels.native.weights import PlacedWeights
 
@@ -14,4 +14,5 @@ __all__ = [
     "may_run",
     "place_of",
     "why_not",
+    "why_not_bytes",
 ]

@@ -6,8 +6,10 @@
 #include <cstdint>
 #include <cstring>
 
-#if defined(__AVX512F__)
+#if defined(__AVX512F__) || defined(__AVXVNNI__)
 #include <immintrin.h>
+#endif
+#if defined(__AVX512F__)
 constexpr int WIDTH = 16;
 #else
 constexpr int WIDTH = 8;
@@ -233,4 +235,21 @@ private:
                                                               53, 22, 54, 23, 55, 24, 56, 25, 57, 26, 58,
                                                               27, 59, 28, 60, 29, 61, 30, 62, 31, 63};
 };
+#endif
+
+// Products of bytes. RELIC_EMULATED_BYTES has them done by other instructions: for tests.
+#if defined(RELIC_EMULATED_BYTES) || (defined(__AVX512F__) && defined(__AVX512VNNI__)) || defined(__AVXVNNI__)
+#define RELIC_BYTES
+
+// Adds up the products of four unsigned bytes of `x` with four signed ones.
+INLINE Ints dot_of_bytes(Ints sum, Words x, uint32_t weights) {
+#if defined(RELIC_EMULATED_BYTES)
+    for (int shift = 0; shift < 32; shift += 8) sum += (Ints)((x >> shift) & 255u) * int8_t(weights >> shift);
+    return sum;
+#elif defined(__AVX512F__)
+    return (Ints)_mm512_dpbusd_epi32((__m512i)sum, (__m512i)x, _mm512_set1_epi32(weights));
+#else
+    return (Ints)_mm256_dpbusd_avx_epi32((__m256i)sum, (__m256i)x, _mm256_set1_epi32(weights));
+#endif
+}
 #endif

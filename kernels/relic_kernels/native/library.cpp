@@ -10,6 +10,14 @@ int relic_has_bfloat16() {
 #endif
 }
 
+int relic_has_bytes() {
+#if defined(RELIC_BYTES)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
 int relic_has_tiles() {
 #if defined(RELIC_TILES)
     return Tiles::allowed();

@@ -47,6 +47,14 @@ def why_not(dtype: torch.dtype) -> str | None:
     return None
 
 
+def why_not_bytes() -> str | None:
+    """Why layers cannot multiply 8-bit integers here, and the way out; None where they can."""
+    why = why_not(torch.float32)
+    if why is None and not library().relic_has_bytes():
+        return "this processor has no instructions for products of bytes (AVX-512 VNNI, AVX-VNNI): use float32"
+    return why
+
+
 def has_tiles() -> bool:
     """Whether the C++ operators multiply bfloat16 matrices by the processor's tile instructions (AMX)."""
     return why_not(torch.bfloat16) is None and bool(library().relic_has_tiles())

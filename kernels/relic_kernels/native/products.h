@@ -12,45 +12,81 @@ constexpr int VECTORS_AT_ONCE = 2;
 #endif
 constexpr int CHUNK = VECTORS_AT_ONCE * WIDTH;
 
-// sums[r][v] += sum over k of weights[r * row + k * column] x[k][v]; x has `lanes` lanes a row.
-template <class T, int R, int V>
-INLINE void multiply(Floats (&sums)[R][V], const uint32_t *x, int lanes, const uint32_t *weights, long row,
-                     long column, int count) {
+// sums[r][v] += sum over k of weights[r * row + k * column] x[k][v], by F's products of words; x has `lanes` lanes a row.
+template <class F, class Sums, int R, int V>
+INLINE void multiply(Sums (&sums)[R][V], const uint32_t *x, int lanes, const uint32_t *weights, long row, long column,
+                     int count) {
     for (int k = 0; k < count; ++k) {
         Words values[V];
         for (int v = 0; v < V; ++v) values[v] = load<Words>(x + long(k) * lanes + v * WIDTH);
         for (int r = 0; r < R; ++r) {
             const uint32_t weight = weights[r * row + k * column];
-            for (int v = 0; v < V; ++v) sums[r][v] = T::dot(sums[r][v], values[v], weight);
+            for (int v = 0; v < V; ++v) sums[r][v] = F::dot(sums[r][v], values[v], weight);
         }
     }
 }
 
-template <class T> struct Linear {
+// A linear layer in T: `weight` (outputs, inputs) as torch stores it. `value` makes an output of a sum of products.
+template <class T> struct Linear : T {
+    typedef float Number;
+    typedef Floats Sums;
+    static constexpr int AT_ONCE = ROWS;
     const typename T::Scalar *weight, *bias;
+    Linear(const void *weight, const void *bias)
+        : weight((const typename T::Scalar *)weight), bias((const typename T::Scalar *)bias) {}
+    INLINE Floats value(Floats sum, int r, int) const { return sum + T::wide(bias[r]); }
 };
 
+#if defined(RELIC_BYTES)
+// Rows of floats as bytes of a scale of each lane's own: words of four neighbouring features, each raised by 128.
+struct Bytes {
+    const uint32_t *words;
+    Floats scale[VECTORS];
+};
+
+// A linear layer of bytes by bytes. `matrix` is (outputs, inputs) signed bytes, then for each output its scale in
+// float32 and, as int32, -128 times the sum of its bytes: what raising the inputs by 128 adds.
+template <class T> struct ByteLinear {
+    typedef int32_t Number;
+    typedef Ints Sums;
+    static constexpr int AT_ONCE = 4, PER_WORD = 4;
+    static constexpr bool TILED = T::TILED;
+    const int8_t *weight;
+    const float *scale;
+    const int32_t *start;
+    const typename T::Scalar *bias;
+    const Floats *lane_scale;
+    ByteLinear(const void *matrix, const void *bias, int inputs, int outputs, const Floats *lane_scale)
+        : weight((const int8_t *)matrix), scale((const float *)(weight + long(outputs) * inputs)),
+          start((const int32_t *)(scale + outputs)), bias((const typename T::Scalar *)bias), lane_scale(lane_scale) {}
+    static INLINE Ints dot(Ints sum, Words x, uint32_t w) { return dot_of_bytes(sum, x, w); }
+    INLINE Floats value(Ints sum, int r, int v) const {
+        return __builtin_convertvector(sum + start[r], Floats) * (lane_scale[v] * scale[r]) + T::wide(bias[r]);
+    }
+};
+#endif
+
 // Outputs `first` to `first + R`.
-template <class T, int R, class Use>
-INLINE void linear_rows(const Linear<T> &layer, const uint32_t *x, int words, int first, Use &use) {
+template <int R, class Layer, class Use>
+INLINE void linear_rows(const Layer &layer, const uint32_t *x, int words, int first, Use &use) {
     const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
     for (int lane = 0; lane < LANES; lane += CHUNK) {
-        Floats sums[R][VECTORS_AT_ONCE];
-        for (int r = 0; r < R; ++r)
-            for (auto &sum : sums[r]) sum = splat(T::wide(layer.bias[first + r]));
-        multiply<T>(sums, x + lane, LANES, weights, words, 1, words);
+        typename Layer::Sums sums[R][VECTORS_AT_ONCE] = {};
+        multiply<Layer>(sums, x + lane, LANES, weights, words, 1, words);
         for (int r = 0; r < R; r += 2)
-            for (int v = 0; v < VECTORS_AT_ONCE; ++v) {
-                const Floats both[] = {sums[r][v], sums[r + 1][v]};
-                use(first + r, lane / WIDTH + v, both);
+            for (int i = 0; i < VECTORS_AT_ONCE; ++i) {
+                const int v = lane / WIDTH + i;
+                const Floats both[] = {layer.value(sums[r][i], first + r, v),
+                                       layer.value(sums[r + 1][i], first + r + 1, v)};
+                use(first + r, v, both);
             }
     }
 }
 
 #if defined(RELIC_TILES)
-template <class T, int HIGH, class Use>
-INLINE void linear_tiles(const Linear<T> &layer, const uint32_t *x, int words, int first, Use &use) {
-    alignas(64) float sums[HIGH * TILE][LANES];
+template <int HIGH, class Layer, class Use>
+INLINE void linear_tiles(const Layer &layer, const uint32_t *x, int words, int first, Use &use) {
+    alignas(64) typename Layer::Number sums[HIGH * TILE][LANES];
     const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
     const char *next = (const char *)(weights + HIGH * TILE * words);
     // inline by force: gcc takes a function that only prefetches for one that does nothing
@@ -63,7 +99,7 @@ INLINE void linear_tiles(const Linear<T> &layer, const uint32_t *x, int words, i
         for (int v = 0; v < VECTORS; ++v) {
             Floats both[2];
             for (int i = 0; i < 2; ++i)
-                both[i] = load<Floats>(sums[r + i] + v * WIDTH) + T::wide(layer.bias[first + r + i]);
+                both[i] = layer.value(load<typename Layer::Sums>(sums[r + i] + v * WIDTH), first + r + i, v);
             use(first + r, v, both);
         }
 }
@@ -86,26 +122,26 @@ struct Share {
 template <class T> constexpr int STEP_OF = T::TILED ? 16 : ROWS;
 
 // Outputs `own` of a linear layer, by two at once: `use(output, vector, values)` gets the first's number and the values
-// of both. `inputs` and the bounds are even.
-template <class T, class Use>
-void linear(const Linear<T> &layer, const uint32_t *x, int inputs, Share own, Use use) {
-    const int words = inputs / T::PER_WORD;
+// of both. `inputs` come out in words, and the bounds are even: multiples of four for a layer of bytes.
+template <class Layer, class Use>
+void linear(const Layer &layer, const uint32_t *x, int inputs, Share own, Use use) {
+    constexpr int AT_ONCE = Layer::AT_ONCE;
+    const int words = inputs / Layer::PER_WORD;
 #if defined(RELIC_TILES)
-    if constexpr (T::TILED)
+    if constexpr (Layer::TILED)
         if (words % TILE == 0) {
             for (; own.first + 2 * TILE <= own.last; own.first += 2 * TILE)
-                linear_tiles<T, 2>(layer, x, words, own.first, use);
-            for (; own.first + TILE <= own.last; own.first += TILE)
-                linear_tiles<T, 1>(layer, x, words, own.first, use);
+                linear_tiles<2>(layer, x, words, own.first, use);
+            for (; own.first + TILE <= own.last; own.first += TILE) linear_tiles<1>(layer, x, words, own.first, use);
         }
 #endif
-    const char *next = (const char *)layer.weight + 4L * (own.first + ROWS) * words;
+    const char *next = (const char *)layer.weight + 4L * (own.first + AT_ONCE) * words;
     const char *end = (const char *)layer.weight + 4L * own.last * words;
-    for (; own.first + ROWS <= own.last; own.first += ROWS) {
+    for (; own.first + AT_ONCE <= own.last; own.first += AT_ONCE) {
         // the next rows of weights: they are too short for the processor to foresee them
-        const char *stop = next + 4L * ROWS * words;
+        const char *stop = next + 4L * AT_ONCE * words;
         for (; next < stop && next < end; next += 64) __builtin_prefetch(next);
-        linear_rows<T, ROWS>(layer, x, words, own.first, use);
+        linear_rows<AT_ONCE>(layer, x, words, own.first, use);
     }
-    for (; own.first < own.last; own.first += 2) linear_rows<T, 2>(layer, x, words, own.first, use);
+    for (; own.first < own.last; own.first += 2) linear_rows<2>(layer, x, words, own.first, use);
 }

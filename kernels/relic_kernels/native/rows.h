@@ -99,10 +99,10 @@ template <int STEP> struct Moments {
     }
 };
 
-// LayerNorm of some rows, times `weight + plus`, plus `shift`, as words.
-template <class T, int STEP>
+// LayerNorm of some rows, times `weight + plus`, plus `shift`: `use(row, vector, values)` gets two at once.
+template <int STEP, class Use>
 void layer_norm(const float *x, int dim, Share rows, Moments<STEP> moments, const float *weight, float plus,
-                const float *shift, float eps, uint32_t *to) {
+                const float *shift, float eps, Use use) {
     Floats mean[VECTORS], inverse[VECTORS];
     for (int v = 0; v < VECTORS; ++v) {
         mean[v] = moments.mean(dim, v);
@@ -113,11 +113,11 @@ void layer_norm(const float *x, int dim, Share rows, Moments<STEP> moments, cons
             Floats both[2];
             for (int i = 0; i < 2; ++i)
                 both[i] = (at(x, r + i, v) - mean[v]) * inverse[v] * (weight[r + i] + plus) + shift[r + i];
-            pack_two<T>(both, to, r, v);
+            use(r, v, both);
         }
 }
 
-// RMSNorm of some rows, times `factor`: `use(row, vector, values)` gets two at once, the first's number and the values.
+// RMSNorm of some rows, times `factor`: `use` as of a LayerNorm.
 template <class T, int STEP, class Use>
 void rms_norm(const float *x, int dim, Share rows, Moments<STEP> moments, const typename T::Scalar *weight, float eps,
               float factor, Use use) {
@@ -137,3 +137,35 @@ INLINE void rotate(Floats *both, int row, int v, const float *turn, int head_dim
     both[0] = a * cosine - b * sine;
     both[1] = a * sine + b * cosine;
 }
+
+#if defined(RELIC_BYTES)
+// The largest sizes of each lane among some rows.
+INLINE void take_peaks(const float *rows, Share own, float *peaks) {
+    for (int v = 0; v < VECTORS; ++v) {
+        Floats peak = {};
+        for (int r = own.first; r < own.last; ++r) {
+            const Floats value = at(rows, r, v);
+            peak = larger(peak, larger(value, -value));
+        }
+        put(peaks, 0, v, peak);
+    }
+}
+
+// Some rows of floats -> words of bytes, each lane by a scale of its own: 1/127 of its largest size, given back in
+// `scale`. `peaks` are those of each of `threads` threads.
+INLINE void pack_bytes(const float *rows, Share own, const float *peaks, int threads, uint32_t *to, Floats *scale) {
+    constexpr float LARGEST = 127.f, ROUNDING = 12582912.f;    // its last bits are whole numbers
+    for (int v = 0; v < VECTORS; ++v) {
+        Floats peak = at(peaks, 0, v);
+        for (int i = 1; i < threads; ++i) peak = larger(peak, at(peaks, i, v));
+        const Floats inverse = peak > 0 ? LARGEST / peak : Floats{};
+        scale[v] = peak / LARGEST;
+        for (int r = own.first; r < own.last; r += 4) {
+            Words word = {};
+            for (int i = 0; i < 4; ++i)
+                word |= ((Words)(at(rows, r + i, v) * inverse + ROUNDING) & 255u) << (8 * i);
+            store(to + r / 4 * LANES + v * WIDTH, word ^ 0x80808080u);
+        }
+    }
+}
+#endif

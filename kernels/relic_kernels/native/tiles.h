@@ -1,11 +1,18 @@
-// Products by tile instructions (AMX): 16 rows of 32 numbers times 32 numbers of 16 lanes, at once.
+// Products by tile instructions (AMX): 16 rows of 16 words times 16 words of 16 lanes, at once.
 #pragma once
+
+#include <type_traits>
 
 #include "lanes.h"
 
 // RELIC_EMULATED_TILES has them done by other instructions, RELIC_NO_TILES leaves them out: for tests.
-#if defined(__AVX512BF16__) && (defined(__AMX_BF16__) || defined(RELIC_EMULATED_TILES)) && !defined(RELIC_NO_TILES)
+#if defined(RELIC_EMULATED_TILES) || (defined(__AMX_BF16__) && defined(__AMX_INT8__))
+#if defined(__AVX512BF16__) && defined(RELIC_BYTES) && !defined(RELIC_NO_TILES)
 #define RELIC_TILES
+#endif
+#endif
+
+#if defined(RELIC_TILES)
 
 constexpr int TILE = 16;    // rows of a tile, and words of a row
 
@@ -14,15 +21,19 @@ struct Tiles {
     static bool allowed() { return true; }
 };
 
-template <bool ADD, int HIGH, class Ask>
-void multiply_tiles(const void *a, long apart, const uint32_t *b, float *c, int steps, Ask) {
+INLINE Floats dot_of(Floats sum, Words x, uint32_t weights) { return Bfloat16::dot(sum, x, weights); }
+INLINE Ints dot_of(Ints sum, Words x, uint32_t weights) { return dot_of_bytes(sum, x, weights); }
+
+template <bool ADD, int HIGH, class Number, class Ask>
+void multiply_tiles(const void *a, long apart, const uint32_t *b, Number *c, int steps, Ask) {
+    typedef std::conditional_t<std::is_same_v<Number, float>, Floats, Ints> Sums;
     for (int r = 0; r < HIGH * TILE; ++r)
         for (int v = 0; v < VECTORS; ++v) {
-            float *to = c + r * LANES + v * WIDTH;
-            Floats sum = ADD ? load<Floats>(to) : Floats{};
+            Number *to = c + r * LANES + v * WIDTH;
+            Sums sum = ADD ? load<Sums>(to) : Sums{};
             const uint32_t *row = (const uint32_t *)((const char *)a + r * apart);
             for (int k = 0; k < steps * TILE; ++k)
-                sum = Bfloat16::dot(sum, load<Words>(b + k * LANES + v * WIDTH), row[k]);
+                sum = dot_of(sum, load<Words>(b + k * LANES + v * WIDTH), row[k]);
             store(to, sum);
         }
 }
@@ -57,14 +68,19 @@ public:
     }
 };
 
+// Words of two bfloat16, added up as floats, or of four bytes, signed ones of A by unsigned ones of B, as integers.
+#define MULTIPLY_TILE(C, A, B)                                                                                         \
+    if constexpr (std::is_same_v<Number, float>) _tile_dpbf16ps(C, A, B);                                              \
+    else _tile_dpbsud(C, A, B)
+
 // c[r][lane] is, or is raised by, the sum over words k of a[r][k] b[k][lane], for HIGH x TILE rows, LANES lanes and
 // `steps` x TILE words; rows of `a` lie `apart` bytes from each other. ask(i) for i below 2 `steps` may prefetch what
 // comes after: memory is further away than the processor foresees.
-template <bool ADD, int HIGH, class Ask>
-INLINE void multiply_tiles(const void *a, long apart, const uint32_t *b, float *c, int steps, Ask ask) {
+template <bool ADD, int HIGH, class Number, class Ask>
+INLINE void multiply_tiles(const void *a, long apart, const uint32_t *b, Number *c, int steps, Ask ask) {
     constexpr int LANE_BYTES = 4 * LANES;
     for (int lane = 0; lane < LANES; lane += 2 * TILE) {
-        float *to = c + lane, *low = to + TILE * LANES;
+        Number *to = c + lane, *low = to + TILE * LANES;
         if constexpr (ADD) {
             _tile_loadd(0, to, LANE_BYTES);
             _tile_loadd(1, to + TILE, LANE_BYTES);
@@ -84,13 +100,13 @@ INLINE void multiply_tiles(const void *a, long apart, const uint32_t *b, float *
             ask(lane ? steps + k : k);
             _tile_loadd(4, rows, apart);
             _tile_loadd(6, lanes, LANE_BYTES);
-            _tile_dpbf16ps(0, 4, 6);
+            MULTIPLY_TILE(0, 4, 6);
             _tile_loadd(7, lanes + TILE, LANE_BYTES);
-            _tile_dpbf16ps(1, 4, 7);
+            MULTIPLY_TILE(1, 4, 7);
             if constexpr (HIGH == 2) {
                 _tile_loadd(5, rows + TILE * apart, apart);
-                _tile_dpbf16ps(2, 5, 6);
-                _tile_dpbf16ps(3, 5, 7);
+                MULTIPLY_TILE(2, 5, 6);
+                MULTIPLY_TILE(3, 5, 7);
             }
         }
         _tile_stored(0, to, LANE_BYTES);

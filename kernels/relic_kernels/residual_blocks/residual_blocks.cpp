@@ -163,8 +163,8 @@ private:
     }
 
     void feed_forward(const PictureWeights &w, int chunk, float *own, float *room) {
-        const Linear<T> widen{(const Scalar *)w.widen, (const Scalar *)w.widen_bias};
-        const Linear<T> narrow{(const Scalar *)w.narrow, (const Scalar *)w.narrow_bias};
+        const Linear<T> widen{w.widen, w.widen_bias};
+        const Linear<T> narrow{w.narrow, w.narrow_bias};
         uint32_t *packed = (uint32_t *)room;
         linear(widen, convolved + size_t(chunk) * words * LANES, channels, {0, sizes.hidden},
                [&](int r, int v, const Floats *both) {
