@@ -25,6 +25,7 @@ from relic.screen import Screen
 from relic.stream import Stream
 from relic.text import MiniLMEncoder, TextEncoder
 from relic.vae.config import VaeConfig
+from relic.vae.layers import multiply_bytes
 from relic.vae.protocol import VideoEncoder, VideoVae
 from relic.vae.tiny_vae import TinyVae
 from relic.weights import Manifest, default_weights_dir, read_manifest, write_manifest
@@ -41,7 +42,7 @@ class World:
         reprojector: guides new blocks by earlier views; None for a world without.
         text_encoder: prompts to tokens.
         intrinsics: the camera all poses are meant for.
-        in_bytes: whether the blocks' layers multiply 8-bit integers, on a processor that can.
+        in_bytes: whether the layers of the transformer's blocks and of the picture networks' multiply 8-bit integers.
         leader: tells the other ranks what to compute, where several share the network; None for one process.
     """
 
@@ -61,6 +62,9 @@ class World:
         if not self.in_bytes:
             self.model.fuse()
         self.vae = vae.eval().requires_grad_(False)
+        for pictures in (self.vae, depth):
+            if isinstance(pictures, TinyVae | DepthNet):
+                multiply_bytes(pictures, self.in_bytes)
         self.text_encoder = text_encoder
         self.intrinsics = world_intrinsics(config)
         self.depth = depth

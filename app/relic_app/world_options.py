@@ -39,8 +39,8 @@ def add_precision_argument(parser: argparse.ArgumentParser) -> None:
         "--precision",
         choices=("auto", "float32", "bfloat16", "int8"),
         default="auto",
-        help="of the networks on a processor; int8: of the layers of the transformer's blocks, the rest in the fastest "
-        "of the others; auto: int8 where the processor has instructions for it",
+        help="of the networks on a processor; int8: of the layers of their blocks, the rest in the faster of the "
+        "others; auto: int8 where the processor has instructions for it",
     )
 
 

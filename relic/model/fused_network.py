@@ -35,6 +35,7 @@ class _Prepared:
     poses: Sequence[Tensor]
     text: Sequence[tuple[Tensor, Tensor]]
     inputs: PreparedInputs
+    rotation: Tensor
     own: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
     def holds(self, actions: Sequence[Tensor], poses: Sequence[Tensor], text: Sequence[tuple[Tensor, Tensor]]) -> bool:
@@ -77,13 +78,15 @@ class FusedNetwork:
         return type(None), ()
 
     def takes(self, latents: Tensor, context: AttentionContext) -> bool:
-        """Whether a pass over `(B, C, F, h, w)` is its to compute; the network's own layers do the others."""
+        """Whether a pass over `(B, C, F, h, w)` is its to compute; the network's own layers do the others.
+
+        Weights that are moved are noticed at the first pass under another context.
+        """
         return (
             latents.shape[2] == 1
             and latents.dtype == torch.float32
             and may_run(self._network.dtype, latents)
-            and isinstance(context, SlottedContext)
-            and self._network.holds()
+            and (context in self._prepared or (isinstance(context, SlottedContext) and self._network.holds()))
         )
 
     def __call__(
@@ -115,20 +118,20 @@ class FusedNetwork:
         Returns:
             `(B, C, 1, h, w)`.
         """
+        prepared = self._prepared.get(context)
+        if prepared is None or not prepared.holds(actions, poses, text):
+            prepared = self._prepare(actions, poses, text, context)
+            self._prepared[context] = prepared
         tokens, skip = (None, None) if guide is None else (one[:, 0].contiguous() for one in guide)
         frame = FrameInputs(
             latents=latents[:, :, 0].contiguous(),
             sigma=sigma[:, 0].tolist(),
             modulation=modulation[:, 0].float(),
             ends_modulation=ends_modulation[:, 0].float(),
-            rotation=context.query_rotation(latents.device),
+            rotation=prepared.rotation,
             guide=tokens,
             skip=skip,
         )
-        prepared = self._prepared.get(context)
-        if prepared is None or not prepared.holds(actions, poses, text):
-            prepared = self._prepare(actions, poses, text, context)
-            self._prepared[context] = prepared
         velocity = self._network(frame, prepared.inputs, torch.get_num_threads())
         context.keep(*prepared.own)
         return velocity.unsqueeze(2)
@@ -158,5 +161,10 @@ class FusedNetwork:
             for layer in range(layers)
         ]
         return _Prepared(
-            actions=actions, poses=poses, text=text, inputs=self._network.prepare(inputs), own=(own_k, own_v)
+            actions=actions,
+            poses=poses,
+            text=text,
+            inputs=self._network.prepare(inputs),
+            rotation=context.query_rotation(own.device),
+            own=(own_k, own_v),
         )

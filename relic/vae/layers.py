@@ -81,7 +81,14 @@ class ResidualBlock(nn.Module):
 
 
 class ResidualStack(nn.ModuleList):
-    """Blocks one after another, in one call of C++ where that can be."""
+    """Blocks one after another, in one call of C++ where that can be.
+
+    Attributes:
+        in_bytes: whether the C++ multiplies 8-bit integers, made of the weights as they are at the first call. Set it
+            where the processor can; blocks whose widths are no multiples of 4 do without.
+    """
+
+    in_bytes = False
 
     def __init__(self, count: int, channels: int, expansion: int, side: int, shifted: int = 0) -> None:
         super().__init__(ResidualBlock(channels, expansion, side, shifted) for _ in range(count))
@@ -108,9 +115,19 @@ class ResidualStack(nn.ModuleList):
 
     def _by_cpp(self, blocks: Sequence[ResidualBlock]) -> native.ResidualBlocks:
         weights = [block.weights() for block in blocks]
-        if self._native is None or not self._native.holds([tensor for block in weights for tensor in block]):
-            self._native = native.ResidualBlocks([native.ResidualWeights(*block) for block in weights], self.shifted)
-        return self._native
+        in_bytes = self.in_bytes and not any(side % 4 for side in blocks[0].widen.weight.shape)
+        made = self._native
+        if made is None or made.in_bytes != in_bytes or not made.holds([one for block in weights for one in block]):
+            layers = [native.ResidualWeights(*block) for block in weights]
+            made = self._native = native.ResidualBlocks(layers, self.shifted, in_bytes=in_bytes)
+        return made
+
+
+def multiply_bytes(network: nn.Module, on: bool) -> None:
+    """Say whether the residual blocks of a network are to multiply 8-bit integers, see `ResidualStack`."""
+    for module in network.modules():
+        if isinstance(module, ResidualStack):
+            module.in_bytes = on
 
 
 def channels_last(x: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """The C++ network computes what the reference does in float64, for every size, precision and number of threads."""
 
 import dataclasses
+import importlib
 from collections.abc import Callable
 from typing import TypeVar
 
@@ -261,10 +262,9 @@ def test_widths_that_bytes_do_not_fill_are_named(require: Callable[..., None]) -
         Problem(case, torch.float32, in_bytes=True).network()
 
 
-def test_a_processor_without_products_of_bytes_is_told_the_way_out(
-    monkeypatch: pytest.MonkeyPatch, require: Callable[..., None]
-) -> None:
-    monkeypatch.setattr("relic_kernels.frame_network.why_not_bytes", lambda: "this processor has none: use float32")
+def test_a_processor_without_products_of_bytes_is_told_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    library = importlib.import_module("relic_kernels.native.library")
+    monkeypatch.setattr(library, "why_not_bytes", lambda: "this processor has none: use float32")
     with pytest.raises(ValueError, match="cannot run in bytes: this processor has none: use float32"):
         Problem(CASES["a token"], torch.float32, in_bytes=True).network()
 

@@ -13,16 +13,17 @@ import torch
 from relic_kernels.linear_layers import LinearLayers
 from relic_kernels.native import has_tiles, library, why_not
 from relic_kernels.residual_blocks import ResidualBlocks
-from relic_kernels.residual_blocks.reference import residual_blocks
 from tests.relic_kernels.closeness import assert_close
 from tests.relic_kernels.test_frame_network import CASES, IN_BYTES, TOLERANCE, TOLERANCE_IN_BYTES, Problem
 from tests.relic_kernels.test_linear_layers import TOLERANCE as LAYER_TOLERANCE
 from tests.relic_kernels.test_linear_layers import exact as exact_layers
 from tests.relic_kernels.test_linear_layers import layers_of
 from tests.relic_kernels.test_residual_blocks import CASES as PICTURES
+from tests.relic_kernels.test_residual_blocks import IN_BYTES as PICTURES_IN_BYTES
 from tests.relic_kernels.test_residual_blocks import TOLERANCE as PICTURE_TOLERANCE
+from tests.relic_kernels.test_residual_blocks import TOLERANCE_IN_BYTES as PICTURE_TOLERANCE_IN_BYTES
+from tests.relic_kernels.test_residual_blocks import exactly as exact_picture
 from tests.relic_kernels.test_residual_blocks import problem as picture_problem
-from tests.relic_kernels.test_residual_blocks import wide
 
 pytestmark = pytest.mark.native
 
@@ -70,11 +71,14 @@ def check_operators(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None
     for case in PICTURES.values():
         x, blocks, past = picture_problem(case, dtype)
         got, _ = ResidualBlocks(blocks, case.shifted)(x, past, case.streams)
-        exact, _ = residual_blocks(
-            x.double(), [wide(one) for one in blocks], [None if one is None else one.double() for one in past],
-            case.shifted, case.streams,
-        )  # fmt: skip
+        exact, _ = exact_picture(case, x, blocks, past)
         assert_close("x", got, exact, PICTURE_TOLERANCE[dtype])
+    for name in PICTURES_IN_BYTES:
+        case = PICTURES[name]
+        x, blocks, past = picture_problem(case, dtype)
+        got, _ = ResidualBlocks(blocks, case.shifted, in_bytes=True)(x, past, case.streams)
+        exact, _ = exact_picture(case, x, blocks, past, in_bytes=True)
+        assert_close("x", got, exact, PICTURE_TOLERANCE_IN_BYTES[dtype])
     layers, rows = layers_of(3, 64, 22, dtype), torch.randn(70, 64).to(dtype)
     assert_close("outputs", LinearLayers(layers)(rows, 3), exact_layers(rows, layers), LAYER_TOLERANCE[dtype])
 

@@ -2,6 +2,7 @@
 
 import copy
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -14,6 +15,8 @@ from tests.relic_kernels.closeness import assert_close
 pytestmark = pytest.mark.native
 
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 8e-3}
+TOLERANCE_IN_BYTES = {torch.float32: 2e-3, torch.bfloat16: 8e-3}
+"""A number that lies between two bytes is rounded either way."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -38,7 +41,11 @@ CASES = {
     "streams": Case(channels=8, hidden=10, size=(5, 19), shifted=3, frames=6, streams=2, begun=True, blocks=3),
     "a row of one": Case(channels=2, hidden=2, size=(1, 1), side=1, shifted=2, frames=3),
     "wide kernel, ragged lanes": Case(channels=6, hidden=14, size=(7, 67), side=11, frames=2),
+    "narrow, two moments of two streams": Case(
+        channels=12, hidden=20, size=(9, 21), shifted=5, frames=4, streams=2, begun=True
+    ),
 }
+IN_BYTES = [name for name, case in CASES.items() if case.channels % 4 == 0 == case.hidden % 4]
 
 
 def weights_of(case: Case, dtype: torch.dtype) -> ResidualWeights:
@@ -71,6 +78,15 @@ def problem(case: Case, dtype: torch.dtype) -> tuple[Tensor, list[ResidualWeight
     return torch.randn(case.frames, case.channels, *case.size), blocks, past
 
 
+def exactly(
+    case: Case, x: Tensor, blocks: list[ResidualWeights], past: list[Tensor | None], *, in_bytes: bool = False
+) -> tuple[Tensor, list[Tensor]]:
+    """The reference's answer in float64."""
+    before = [None if one is None else one.double() for one in past]
+    layers = [wide(one) for one in blocks]
+    return reference.residual_blocks(x.double(), layers, before, case.shifted, case.streams, in_bytes=in_bytes)
+
+
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize("name", CASES)
 def test_blocks_are_the_reference_s_in_float64(
@@ -81,10 +97,7 @@ def test_blocks_are_the_reference_s_in_float64(
     x, blocks, past = problem(case, dtype)
     given = x.clone(), [None if one is None else one.clone() for one in past]
     got, kept = ResidualBlocks(blocks, case.shifted)(x, past, case.streams)
-    exact, exact_kept = reference.residual_blocks(
-        x.double(), [wide(one) for one in blocks], [None if one is None else one.double() for one in past],
-        case.shifted, case.streams,
-    )  # fmt: skip
+    exact, exact_kept = exactly(case, x, blocks, past)
     assert got.dtype == torch.float32
     assert_close("x", got, exact, TOLERANCE[dtype])
     for one, wanted in zip(kept, exact_kept, strict=True):
@@ -93,6 +106,33 @@ def test_blocks_are_the_reference_s_in_float64(
             assert_close("kept", one, wanted, TOLERANCE[dtype])
     assert torch.equal(x, given[0]), "what is given is not written"
     assert all(a is b or torch.equal(a, b) for a, b in zip(past, given[1], strict=True))
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+@pytest.mark.parametrize("name", IN_BYTES)
+def test_layers_of_bytes_are_the_reference_s(
+    name: str, dtype: torch.dtype, threads: int, monkeypatch: pytest.MonkeyPatch, require: Callable[..., None]
+) -> None:
+    require("bytes")
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    case = CASES[name]
+    x, blocks, past = problem(case, dtype)
+    got, kept = ResidualBlocks(blocks, case.shifted, in_bytes=True)(x, past, case.streams)
+    exact, exact_kept = exactly(case, x, blocks, past, in_bytes=True)
+    assert_close("x", got, exact, TOLERANCE_IN_BYTES[dtype])
+    for one, wanted in zip(kept, exact_kept, strict=True):
+        if case.shifted:
+            assert_close("kept", one, wanted, TOLERANCE_IN_BYTES[dtype])
+    whole, _ = exactly(case, x, blocks, past)
+    assert_close("x", got, whole, 3e-2)
+    assert (got - whole).norm() > 1e-3 * whole.norm(), "bytes were multiplied"
+
+
+def test_widths_that_bytes_do_not_fill_are_named(require: Callable[..., None]) -> None:
+    require("bytes")
+    _, blocks, _ = problem(CASES["streams"], torch.float32)
+    with pytest.raises(ValueError, match="a width of 10: layers of bytes take multiples of 4"):
+        ResidualBlocks(blocks, in_bytes=True)
 
 
 def test_results_do_not_depend_on_the_threads(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:

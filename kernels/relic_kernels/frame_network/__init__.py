@@ -17,13 +17,19 @@ import torch
 from torch import Tensor
 
 from relic_kernels.dispatch import require
-from relic_kernels.native import PlacedWeights, check, check_cases, function, place_of, why_not_bytes
+from relic_kernels.native import (
+    PlacedWeights,
+    check,
+    check_bytes,
+    check_cases,
+    function,
+    matrix_in_bytes,
+    place_of,
+)
 
 MAX_TOKENS = 64
 """Tokens of a frame at most: the lanes of the C++."""
 MAX_HEAD = 256
-LARGEST_BYTE = 127
-"""Bytes are used to one side of 0 as to the other."""
 
 Gelu = Literal["none", "tanh"]
 
@@ -215,10 +221,7 @@ class FrameNetwork:
         self._given = self._weights = PlacedWeights([getattr(layer, name) for layer in layers for name in _WEIGHTS])
         self._in_bytes = in_bytes
         if in_bytes:
-            why = why_not_bytes()
-            require(why is None, f"the C++ network cannot run in bytes: {why}")
-            for width in (self._dim, self._hidden):
-                require(width % 4 == 0, f"a width of {width}: layers of bytes take multiples of 4")
+            check_bytes("network", self._dim, self._hidden)
             self._weights = PlacedWeights([_weight_in_bytes(layer, name) for layer in layers for name in _WEIGHTS])
         self._count, self._channels, self._side = len(layers), channels, side
         self._heads, self._eps, self._exact = heads, eps, gelu == "none"
@@ -311,21 +314,9 @@ class FrameNetwork:
             check_cases(name, getattr(one, name), shape, self.dtype)
 
 
-def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
-    """Rows `(..., I)` as whole numbers in [-127, 127], and `(..., 1)` scales: a row's largest size over 127."""
-    scale = rows.abs().amax(dim=-1, keepdim=True) / LARGEST_BYTE
-    return (rows / torch.where(scale > 0, scale, 1.0)).round(), scale
-
-
 def _weight_in_bytes(layer: BlockWeights, name: str) -> Tensor:
-    """A matrix `(O, I)` as the C++ reads it: its bytes, their scales in float32, and what raised inputs add, int32."""
     weight: Tensor = getattr(layer, name)
-    if name not in _MATRICES:
-        return weight
-    codes, scale = quantised(weight.detach().float())
-    start = codes.sum(dim=1).to(torch.int32) * -128
-    parts = (codes.to(torch.int8), scale, start)
-    return torch.cat([part.contiguous().view(torch.uint8).flatten() for part in parts])
+    return matrix_in_bytes(weight) if name in _MATRICES else weight
 
 
 def _frame_of(frame: FrameInputs, velocity: Tensor, case: int) -> _Frame:

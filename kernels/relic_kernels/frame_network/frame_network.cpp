@@ -58,12 +58,6 @@ template <class T, bool BYTES> class Pass {
     uint32_t *narrow, *queries;
     Moments<STEP> moments, more;
 
-    // What a block's layers read: words of T, or of bytes of a scale of each lane's own.
-    struct Operand {
-        const uint32_t *words;
-        Floats scale[BYTES ? VECTORS : 1];
-    };
-
     static int patch_of(const Sizes &s) { return s.channels * s.side * s.side; }
 
     static int widest(const Sizes &s) { return std::max({s.hidden, 3 * s.dim, patch_of(s)}); }
@@ -335,19 +329,13 @@ int run(const Sizes &sizes, const EndWeights &ends, const Weights *weights, cons
 }
 }  // namespace
 
-#if defined(RELIC_BYTES)
-constexpr bool MAY_BE_BYTES = true;
-#else
-constexpr bool MAY_BE_BYTES = false;
-#endif
-
 #define EXPORTED(NAME)                                                                                                 \
     extern "C" int relic_frame_network_##NAME(const Sizes *sizes, const EndWeights *ends, const Weights *weights,      \
                                               const Frame *frame, const Inputs *inputs, int32_t layers) {              \
         return in_##NAME([&](auto format) {                                                                            \
             typedef decltype(format) T;                                                                                \
-            return (sizes->in_bytes ? run<T, MAY_BE_BYTES> : run<T, false>)(*sizes, *ends, weights, *frame, inputs,       \
-                                                                         layers);                                      \
+            const auto pass = sizes->in_bytes ? run<T, MAY_BE_BYTES> : run<T, false>;                                  \
+            return pass(*sizes, *ends, weights, *frame, inputs, layers);                                               \
         });                                                                                                            \
     }
 

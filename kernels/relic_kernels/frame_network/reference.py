@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relic_kernels.attention_backends import attend
-from relic_kernels.frame_network import BlockInputs, BlockWeights, EndWeights, FrameInputs, Gelu, quantised
+from relic_kernels.frame_network import BlockInputs, BlockWeights, EndWeights, FrameInputs, Gelu
+from relic_kernels.linear_layers.reference import linear_of_bytes
 
 
 def frame_network(
@@ -37,7 +38,7 @@ def frame_network(
         inputs: of each block.
         in_bytes: whether the blocks' layers multiply 8-bit integers.
     """
-    linear = _linear_of_bytes if in_bytes else F.linear
+    linear = linear_of_bytes if in_bytes else F.linear
     patches = F.pixel_unshuffle(frame.latents, side).flatten(2).transpose(1, 2)
     x = F.linear(patches, ends.embed.flatten(1), ends.embed_bias)
     if frame.guide is not None:
@@ -82,11 +83,6 @@ def _block(
     normed = F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + ffn_scale) + ffn_shift
     hidden = F.gelu(linear(normed, w.widen, w.widen_bias), approximate=gelu)
     return x + linear(hidden, w.narrow, w.narrow_bias) * ffn_gate
-
-
-def _linear_of_bytes(x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-    (rows, row_scale), (columns, column_scale) = quantised(x), quantised(weight.float())
-    return F.linear(rows, columns.to(x)) * row_scale * column_scale.to(x).T + bias
 
 
 def _rms(x: Tensor, weight: Tensor, eps: float) -> Tensor:

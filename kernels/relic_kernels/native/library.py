@@ -55,6 +55,14 @@ def why_not_bytes() -> str | None:
     return why
 
 
+def check_bytes(what: str, *widths: int) -> None:
+    """Raise a `ValueError` where layers of such widths cannot multiply 8-bit integers."""
+    why = why_not_bytes()
+    require(why is None, f"the C++ {what} cannot run in bytes: {why}")
+    for width in widths:
+        require(width % 4 == 0, f"a width of {width}: layers of bytes take multiples of 4")
+
+
 def has_tiles() -> bool:
     """Whether the C++ operators multiply bfloat16 matrices by the processor's tile instructions (AMX)."""
     return why_not(torch.bfloat16) is None and bool(library().relic_has_tiles())

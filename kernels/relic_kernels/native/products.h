@@ -37,12 +37,15 @@ template <class T> struct Linear : T {
     INLINE Floats value(Floats sum, int r, int) const { return sum + T::wide(bias[r]); }
 };
 
-#if defined(RELIC_BYTES)
-// Rows of floats as bytes of a scale of each lane's own: words of four neighbouring features, each raised by 128.
-struct Bytes {
-    const uint32_t *words;
+// What a layer reads: words of its format. For a layer of bytes these are four neighbouring features, each raised by
+// 128, by a scale of each lane's own.
+struct Operand {
+    uint32_t *words;
     Floats scale[VECTORS];
 };
+
+#if defined(RELIC_BYTES)
+constexpr bool MAY_BE_BYTES = true;
 
 // A linear layer of bytes by bytes. `matrix` is (outputs, inputs) signed bytes, then for each output its scale in
 // float32 and, as int32, -128 times the sum of its bytes: what raising the inputs by 128 adds.
@@ -64,6 +67,8 @@ template <class T> struct ByteLinear {
         return __builtin_convertvector(sum + start[r], Floats) * (lane_scale[v] * scale[r]) + T::wide(bias[r]);
     }
 };
+#else
+constexpr bool MAY_BE_BYTES = false;
 #endif
 
 // Outputs `first` to `first + R`.

@@ -5,7 +5,10 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor
+
+_LARGEST_BYTE = 127
 
 
 class PlacedWeights:
@@ -38,3 +41,22 @@ class PlacedWeights:
         if tensors is not None and not all(a is b for a, b in zip(tensors, self.tensors, strict=True)):
             return False
         return self._places == [tensor.data_ptr() for tensor in self.tensors]
+
+
+def quantised(rows: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows `(..., I)` as whole numbers in [-127, 127], and `(..., 1)` scales: a row's largest size over 127."""
+    scale = rows.abs().amax(dim=-1, keepdim=True) / _LARGEST_BYTE
+    return (rows / torch.where(scale > 0, scale, 1.0)).round(), scale
+
+
+def matrix_in_bytes(weight: Tensor) -> Tensor:
+    """A matrix `(O, I)` as layers of bytes read it, I a multiple of 4; its numbers as they are now.
+
+    Returns:
+        `(O (I + 8),)` uint8: `(O, I)` int8, see `quantised`, then `(O,)` float32 scales, then `(O,)` int32, -128 times
+        each row's sum: what inputs add that were raised by 128.
+    """
+    codes, scale = quantised(weight.detach().float())
+    start = codes.sum(dim=1).to(torch.int32) * -128
+    parts = (codes.to(torch.int8), scale, start)
+    return torch.cat([part.contiguous().view(torch.uint8).flatten() for part in parts])

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from relic_kernels.dispatch import require
-from relic_kernels.native import PlacedWeights, check, function, may_run
+from relic_kernels.native import PlacedWeights, check, check_bytes, function, matrix_in_bytes, may_run
 
 EPS = 1e-5
 """Of the LayerNorm, torch's own."""
@@ -46,11 +46,15 @@ class ResidualWeights:
 
 
 _WEIGHTS = tuple(one.name for one in fields(ResidualWeights))
-_SIZES = ("frames", "streams", "channels", "hidden", "height", "width", "radius", "shifted", "threads")
+_SIZES = ("frames", "streams", "channels", "hidden", "height", "width", "radius", "shifted", "in_bytes", "threads")
 
 
 class _Sizes(ctypes.Structure):
     _fields_ = [*((name, ctypes.c_int32) for name in _SIZES), ("eps", ctypes.c_float)]
+
+
+class _Frames(ctypes.Structure):
+    _fields_ = [(name, ctypes.c_void_p) for name in ("frames", "out", "past", "kept")]
 
 
 def runs_natively(x: Tensor, weight: Tensor) -> bool:
@@ -99,19 +103,28 @@ class ResidualBlocks:
     Args:
         blocks: weights of each, at least one.
         shifted: channels, at most C, that once normalised are those of the frame before; 0 for none.
+        in_bytes: whether the layers that widen and narrow multiply 8-bit integers: weights by a scale of each output's
+            own, copied for it as they are now, and inputs by one of each position's own.
+
+    Attributes:
+        in_bytes: as given.
 
     Raises:
         ValueError: for weights that do not fit, or where the C++ cannot run; it says why.
     """
 
-    def __init__(self, blocks: Sequence[ResidualWeights], shifted: int = 0) -> None:
+    def __init__(self, blocks: Sequence[ResidualWeights], shifted: int = 0, *, in_bytes: bool = False) -> None:
         self._hidden, self._channels = blocks[0].widen.shape
         self._side, self._shifted = blocks[0].depthwise.shape[-1], shifted
         require(0 <= shifted <= self._channels, f"{shifted} shifted channels of {self._channels}")
         for one in blocks:
             _check_weights(one, self._channels, self._hidden, self._side)
         self._run = function("residual_blocks", blocks[0].widen.dtype)
-        self._weights = PlacedWeights([getattr(one, name) for one in blocks for name in _WEIGHTS])
+        self._given = self._weights = PlacedWeights([getattr(one, name) for one in blocks for name in _WEIGHTS])
+        self.in_bytes = in_bytes
+        if in_bytes:
+            check_bytes("residual blocks", self._channels, self._hidden)
+            self._weights = PlacedWeights([_weight_in_bytes(one, name) for one in blocks for name in _WEIGHTS])
         self._count = len(blocks)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -120,7 +133,7 @@ class ResidualBlocks:
 
     def holds(self, tensors: Sequence[Tensor]) -> bool:
         """Whether these are all its weights, and lie where they lay: those of a network that was cast do not."""
-        return self._weights.holds(tensors)
+        return self._given.holds(tensors)
 
     def __call__(self, x: Tensor, past: Sequence[Tensor | None], streams: int = 1) -> tuple[Tensor, list[Tensor]]:
         """Run all blocks.
@@ -142,15 +155,28 @@ class ResidualBlocks:
         require(x.ndim == 4 and x.shape[1] == self._channels, f"x {tuple(x.shape)} must be (N, {self._channels}, h, w)")
         shape = (streams, self._shifted, *x.shape[2:])
         require(all(before is None or before.shape == shape for before in past), f"a past that is not {shape}")
-        out = torch.empty(x.shape).copy_(x)
-        kept = [torch.zeros(shape) if before is None else torch.empty(shape).copy_(before) for before in past]
-        side = self._side // 2
-        counts = (len(x), streams, self._channels, self._hidden, *x.shape[2:], side, self._shifted)
-        sizes = _Sizes(*counts, torch.get_num_threads(), EPS)
-        places = (ctypes.c_void_p * count)(*(one.data_ptr() for one in kept))
-        if self._run(ctypes.byref(sizes), self._weights.table, count, ctypes.c_void_p(out.data_ptr()), places):
+        begins = any(before is None for before in past)
+        kept = (torch.zeros if begins else torch.empty)(count, *shape).unbind(0)
+        pairs = zip(past, kept, strict=True)
+        given = [after if before is None else before.float().contiguous() for before, after in pairs]
+        frames = x.float().contiguous()
+        out = torch.empty(x.shape)
+        counts = (len(x), streams, self._channels, self._hidden, *x.shape[2:], self._side // 2, self._shifted)
+        sizes = _Sizes(*counts, self.in_bytes, torch.get_num_threads(), EPS)
+        pasts, afters = (_table(tensors) for tensors in (given, kept))
+        places = _Frames(frames.data_ptr(), out.data_ptr(), ctypes.addressof(pasts), ctypes.addressof(afters))
+        if self._run(ctypes.byref(sizes), self._weights.table, count, ctypes.byref(places)):
             raise MemoryError("no room for the activations of a picture")
-        return out, kept
+        return out, list(kept)
+
+
+def _table(tensors: Sequence[Tensor]) -> ctypes.Array[ctypes.c_void_p]:
+    return (ctypes.c_void_p * len(tensors))(*(one.data_ptr() for one in tensors))
+
+
+def _weight_in_bytes(block: ResidualWeights, name: str) -> Tensor:
+    weight: Tensor = getattr(block, name)
+    return matrix_in_bytes(weight) if name in ("widen", "narrow") else weight
 
 
 def _check_weights(one: ResidualWeights, channels: int, hidden: int, side: int) -> None:

@@ -7,13 +7,23 @@
 
 extern "C" {
 struct PictureSizes {
-    int32_t frames, streams, channels, hidden, height, width, radius, shifted, threads;
+    int32_t frames, streams, channels, hidden, height, width, radius, shifted, in_bytes, threads;
     float eps;
 };
 
-// Of one block; matrices are (outputs, inputs), the depth-wise kernel (channels, 2 radius + 1, 2 radius + 1).
+// Of one block; matrices are (outputs, inputs), or of bytes as a ByteLinear has them, the depth-wise kernel
+// (channels, 2 radius + 1, 2 radius + 1).
 struct PictureWeights {
     const void *norm, *norm_bias, *depthwise, *depthwise_bias, *widen, *widen_bias, *narrow, *narrow_bias;
+};
+
+// Frames (frames, channels, positions) go in and come out. For each block `past` (streams, shifted, positions) are the
+// channels of the frames before, and `kept` becomes those of the last frames; the two may be one.
+struct PictureFrames {
+    const float *in;
+    float *out;
+    const float *const *past;
+    float *const *kept;
 };
 }
 
@@ -22,35 +32,36 @@ namespace {
 int rounded_up(int count, int step) { return (count + step - 1) / step * step; }
 
 // A thread works on chunks of LANES positions of its own, from the norm to the sum; of others' it reads those around.
-template <class T> class Blocks {
+template <class T, bool BYTES> class Blocks {
     typedef typename T::Scalar Scalar;
     const PictureSizes &sizes;
-    const int channels, words, positions, chunks, side, padded_width, padded;
+    const int channels, words, rows, positions, chunks, side, padded_width, padded;
     const long apart;         // floats from one normed channel to the next: an odd number of cache lines
     float *normed;            // (channels, apart)
-    uint32_t *convolved;      // (chunks, channels / PER_WORD, LANES)
-    float *hidden, *planes;   // of each thread: (hidden / PER_WORD, LANES) words and (PER_WORD, padded)
+    uint32_t *convolved;      // (chunks, rows, LANES) words, or floats for layers of bytes
+    float *hidden, *planes;   // of each thread: see `room_floats`, and (PER_WORD, padded)
 
 public:
     Blocks(const PictureSizes &sizes)
-        : sizes(sizes), channels(sizes.channels), words(channels / T::PER_WORD), positions(sizes.height * sizes.width),
-          chunks(rounded_up(positions, LANES) / LANES), side(2 * sizes.radius + 1),
+        : sizes(sizes), channels(sizes.channels), words(channels / T::PER_WORD), rows(BYTES ? channels : words),
+          positions(sizes.height * sizes.width), chunks(rounded_up(positions, LANES) / LANES), side(2 * sizes.radius + 1),
           padded_width(sizes.width + 2 * sizes.radius),
           padded(rounded_up((sizes.height + 2 * sizes.radius) * padded_width + 2 * WIDTH, WIDTH)),
           apart(chunks * LANES + 16) {}
 
     size_t floats_needed() const {
         return channels * (apart + size_t(chunks) * LANES) +
-               size_t(sizes.threads) * (sizes.hidden * LANES + T::PER_WORD * padded);
+               size_t(sizes.threads) * (room_floats() + T::PER_WORD * padded);
     }
 
-    // `frames` (frames, channels, positions) is changed in place; `past` (streams, shifted, positions) of each block is
-    // read and becomes the last frames' own.
-    void run(const PictureWeights *weights, int blocks, float *frames, float *const *past, float *room) {
+    // Of a thread's hidden rows and, for layers of bytes, of the words of what one reads.
+    size_t room_floats() const { return size_t(LANES) * (sizes.hidden + (BYTES ? most(sizes.hidden, channels) : 0)); }
+
+    void run(const PictureWeights *weights, int blocks, const PictureFrames &frames, float *room) {
         normed = room;
         convolved = (uint32_t *)(normed + channels * apart);
         hidden = (float *)convolved + size_t(channels) * chunks * LANES;
-        planes = hidden + size_t(sizes.threads) * sizes.hidden * LANES;
+        planes = hidden + size_t(sizes.threads) * room_floats();
 #pragma omp parallel num_threads(sizes.threads) if (sizes.threads > 1)
         {
             [[maybe_unused]] const typename T::Registers registers;
@@ -60,25 +71,28 @@ public:
             std::memset(own_planes, 0, sizeof(float) * T::PER_WORD * padded);
             for (int block = 0; block < blocks; ++block)
                 for (int frame = 0; frame < sizes.frames; ++frame) {
-                    float *x = frames + size_t(frame) * channels * positions;
-                    float *before = past[block] + size_t(frame % sizes.streams) * sizes.shifted * positions;
-                    one(weights[block], x, before, own, own_planes, hidden + size_t(thread) * sizes.hidden * LANES);
+                    const size_t place = size_t(frame) * channels * positions;
+                    const size_t stream = size_t(frame % sizes.streams) * sizes.shifted * positions;
+                    const float *before = frame < sizes.streams ? frames.past[block] : frames.kept[block];
+                    one(weights[block], (block ? frames.out : frames.in) + place, frames.out + place, before + stream,
+                        frames.kept[block] + stream, own, own_planes, hidden + thread * room_floats());
                 }
         }
     }
 
 private:
-    void one(const PictureWeights &w, float *x, float *before, Share own, float *own_planes, float *room) {
+    void one(const PictureWeights &w, const float *x, float *out, const float *before, float *kept, Share own,
+             float *own_planes, float *room) {
         for (int chunk = own.first; chunk < own.last; ++chunk)
             normalise((const Scalar *)w.norm, (const Scalar *)w.norm_bias, chunk, x);
         barrier();
         const Share places{least(own.first * LANES, positions), least(own.last * LANES, positions)};
         for (int word = 0; word < words && places.first < places.last; ++word)
             convolve(w, word, before, places, own_planes);
-        for (int chunk = own.first; chunk < own.last; ++chunk) feed_forward(w, chunk, x, room);
+        for (int chunk = own.first; chunk < own.last; ++chunk) feed_forward(w, chunk, x, out, room);
         barrier();
         for (int c = 0; c < sizes.shifted && places.first < places.last; ++c)
-            std::memcpy(before + size_t(c) * positions + places.first, normed + c * apart + places.first,
+            std::memcpy(kept + size_t(c) * positions + places.first, normed + c * apart + places.first,
                         sizeof(float) * (places.last - places.first));
     }
 
@@ -111,27 +125,27 @@ private:
     void convolve(const PictureWeights &w, int word, const float *before, Share places, float *room) {
         const Scalar *kernels = (const Scalar *)w.depthwise + word * T::PER_WORD * side * side;
         const Scalar *bias = (const Scalar *)w.depthwise_bias + word * T::PER_WORD;
-        const Share rows{places.first / sizes.width, (places.last - 1) / sizes.width + 1};
+        const Share lines{places.first / sizes.width, (places.last - 1) / sizes.width + 1};
         for (int i = 0; i < T::PER_WORD; ++i) {
             const int c = word * T::PER_WORD + i;
-            pad(c < sizes.shifted ? before + size_t(c) * positions : normed + c * apart, rows, room + i * padded);
+            pad(c < sizes.shifted ? before + size_t(c) * positions : normed + c * apart, lines, room + i * padded);
         }
         switch (side) {
-            case 3: return slide<3>(kernels, bias, word, rows, places, room);
-            case 5: return slide<5>(kernels, bias, word, rows, places, room);
-            default: return slide<0>(kernels, bias, word, rows, places, room);
+            case 3: return slide<3>(kernels, bias, word, lines, places, room);
+            case 5: return slide<5>(kernels, bias, word, lines, places, room);
+            default: return slide<0>(kernels, bias, word, lines, places, room);
         }
     }
 
     // SIDE of the kernel, known while compiling where it is not 0.
     template <int SIDE>
-    void slide(const Scalar *kernels, const Scalar *bias, int word, Share rows, Share places, const float *room) {
+    void slide(const Scalar *kernels, const Scalar *bias, int word, Share lines, Share places, const float *room) {
         const int taps_a_side = SIDE ? SIDE : side;
         float taps[T::PER_WORD][SIDE ? SIDE * SIDE : 121];
         for (int i = 0; i < T::PER_WORD; ++i)
             for (int k = 0; k < taps_a_side * taps_a_side; ++k)
                 taps[i][k] = T::wide(kernels[i * taps_a_side * taps_a_side + k]);
-        for (int row = rows.first; row < rows.last; ++row)
+        for (int row = lines.first; row < lines.last; ++row)
             for (int column = 0; column < sizes.width; column += WIDTH) {
                 Floats sums[T::PER_WORD];
                 for (int i = 0; i < T::PER_WORD; ++i) {
@@ -143,43 +157,78 @@ private:
                 }
                 const int place = row * sizes.width + column;
                 const int last = least(least(WIDTH, sizes.width - column), places.last - place);
-                put_words(word, place, T::pack(sums), most(0, places.first - place), last);
+                const int first = most(0, places.first - place);
+                if constexpr (BYTES)
+                    for (int i = 0; i < T::PER_WORD; ++i)
+                        put_row(word * T::PER_WORD + i, place, (Words)sums[i], first, last);
+                else put_row(word, place, T::pack(sums), first, last);
             }
     }
 
     // Some rows and those around them, into the middle of a plane whose edges are 0.
-    void pad(const float *plane, Share rows, float *to) const {
-        for (int row = most(0, rows.first - sizes.radius); row < least(sizes.height, rows.last + sizes.radius); ++row)
+    void pad(const float *plane, Share lines, float *to) const {
+        for (int row = most(0, lines.first - sizes.radius); row < least(sizes.height, lines.last + sizes.radius); ++row)
             std::memcpy(to + (row + sizes.radius) * padded_width + sizes.radius, plane + row * sizes.width,
                         sizeof(float) * sizes.width);
     }
 
     // Words `first` to `last` of a vector of them, whose first is that of `place`.
-    INLINE void put_words(int word, int place, Words value, int first, int last) {
+    INLINE void put_row(int row, int place, Words value, int first, int last) {
         const int chunk = place / LANES, lane = place % LANES;
-        uint32_t *to = convolved + (size_t(chunk) * words + word) * LANES + lane;
+        uint32_t *to = convolved + (size_t(chunk) * rows + row) * LANES + lane;
         store_some(to, value, first, least(last, LANES - lane));
-        if (lane + last > LANES) store_some(to + (words - 1) * LANES, value, most(first, LANES - lane), last);
+        if (lane + last > LANES) store_some(to + (rows - 1) * LANES, value, most(first, LANES - lane), last);
     }
 
-    void feed_forward(const PictureWeights &w, int chunk, float *own, float *room) {
-        const Linear<T> widen{w.widen, w.widen_bias};
-        const Linear<T> narrow{w.narrow, w.narrow_bias};
+    void feed_forward(const PictureWeights &w, int chunk, const float *x, float *out, float *room) {
+        const uint32_t *from = convolved + size_t(chunk) * rows * LANES;
+        const auto add = [&](int r, int v, const Floats *both) { add_update(chunk, r, v, both, x, out); };
+        const auto activate = [](const Floats *both, Floats *active) {
+            for (int i = 0; i < 2; ++i) active[i] = silu<T::ROUNDED>(both[i]);
+        };
+#if defined(RELIC_BYTES)
+        if constexpr (BYTES) {
+            Operand read{(uint32_t *)(room + size_t(sizes.hidden) * LANES), {}};
+            quantise((const float *)from, channels, read);
+            linear(ByteLinear<T>{w.widen, w.widen_bias, channels, sizes.hidden, read.scale}, read.words, channels,
+                   {0, sizes.hidden}, [&](int r, int v, const Floats *both) {
+                       Floats active[2];
+                       activate(both, active);
+                       for (int i = 0; i < 2; ++i) put(room, r + i, v, active[i]);
+                   });
+            quantise(room, sizes.hidden, read);
+            linear(ByteLinear<T>{w.narrow, w.narrow_bias, sizes.hidden, channels, read.scale}, read.words,
+                   sizes.hidden, {0, channels}, add);
+            return;
+        }
+#endif
         uint32_t *packed = (uint32_t *)room;
-        linear(widen, convolved + size_t(chunk) * words * LANES, channels, {0, sizes.hidden},
+        linear(Linear<T>{w.widen, w.widen_bias}, from, channels, {0, sizes.hidden},
                [&](int r, int v, const Floats *both) {
-                   const Floats active[] = {silu<T::ROUNDED>(both[0]), silu<T::ROUNDED>(both[1])};
+                   Floats active[2];
+                   activate(both, active);
                    pack_two<T>(active, packed, r, v);
                });
-        const int begin = chunk * LANES, count = least(positions - begin, LANES);
-        linear(narrow, packed, sizes.hidden, {0, channels}, [&](int r, int v, const Floats *both) {
-            for (int i = 0; i < 2; ++i) {
-                float *to = own + size_t(r + i) * positions + begin + v * WIDTH;
-                if ((v + 1) * WIDTH <= count) store(to, load<Floats>(to) + both[i]);
-                else
-                    for (int lane = 0; v * WIDTH + lane < count; ++lane) to[lane] += both[i][lane];
-            }
-        });
+        linear(Linear<T>{w.narrow, w.narrow_bias}, packed, sizes.hidden, {0, channels}, add);
+    }
+
+    // Rows of floats as bytes, for one thread.
+    static void quantise(const float *from, int count, Operand &to) {
+        float peaks[LANES];
+        take_peaks(from, {0, count}, peaks);
+        pack_bytes(from, {0, count}, peaks, 1, to.words, to.scale);
+    }
+
+    // out = x + update, for two channels at vector `v` of a chunk.
+    INLINE void add_update(int chunk, int channel, int v, const Floats *both, const float *x, float *out) const {
+        const int place = chunk * LANES + v * WIDTH;
+        for (int i = 0; i < 2; ++i) {
+            const size_t offset = size_t(channel + i) * positions + place;
+            if (place + WIDTH <= positions) store(out + offset, load<Floats>(x + offset) + both[i]);
+            else
+                for (int lane = 0; place + lane < positions; ++lane)
+                    out[offset + lane] = x[offset + lane] + both[i][lane];
+        }
     }
 };
 
@@ -266,22 +315,24 @@ int pointwise(const Linear<T> &layer, const float *from, float *to, int frames, 
     return failed;
 }
 
-template <class T>
-int residual(const PictureSizes &sizes, const PictureWeights *weights, int blocks, float *frames, float *const *past) {
+template <class T, bool BYTES>
+int residual(const PictureSizes &sizes, const PictureWeights *weights, int blocks, const PictureFrames &frames) {
     static thread_local Room room;
-    Blocks<T> all(sizes);
+    Blocks<T, BYTES> all(sizes);
     float *own = room.of(all.floats_needed());
     if (!own) return 1;
-    all.run(weights, blocks, frames, past, own);
+    all.run(weights, blocks, frames, own);
     return 0;
 }
 }  // namespace
 
 #define EXPORTED(NAME)                                                                                                 \
     extern "C" int relic_residual_blocks_##NAME(const PictureSizes *sizes, const PictureWeights *weights,              \
-                                                int32_t blocks, float *frames, float *const *past) {                   \
+                                                int32_t blocks, const PictureFrames *frames) {                         \
         return in_##NAME([&](auto format) {                                                                            \
-            return residual<decltype(format)>(*sizes, weights, blocks, frames, past);                                  \
+            typedef decltype(format) T;                                                                                \
+            const auto run = sizes->in_bytes ? residual<T, MAY_BE_BYTES> : residual<T, false>;                         \
+            return run(*sizes, weights, blocks, *frames);                                                              \
         });                                                                                                            \
     }                                                                                                                  \
     extern "C" int relic_pointwise_##NAME(const void *weight, const void *bias, const float *from, float *to,          \
@@ -289,8 +340,7 @@ int residual(const PictureSizes &sizes, const PictureWeights *weights, int block
                                           int32_t width, int32_t fold, int32_t unfold, int32_t threads) {              \
         return in_##NAME([&](auto format) {                                                                            \
             typedef decltype(format) Format;                                                                           \
-            typedef const typename Format::Scalar *Place;                                                              \
-            return pointwise<Format>({(Place)weight, (Place)bias}, from, to, frames, {inputs, height, width, fold},    \
+            return pointwise<Format>({weight, bias}, from, to, frames, {inputs, height, width, fold},                  \
                                      {outputs, height, width, unfold}, threads);                                       \
         });                                                                                                            \
     }
