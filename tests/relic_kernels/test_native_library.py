@@ -14,7 +14,7 @@ from relic_kernels.linear_layers import LinearLayers
 from relic_kernels.native import has_tiles, library, why_not
 from relic_kernels.residual_blocks import ResidualBlocks
 from tests.relic_kernels.closeness import assert_close
-from tests.relic_kernels.test_frame_network import CASES, IN_BYTES, TOLERANCE, TOLERANCE_IN_BYTES, Problem
+from tests.relic_kernels.frame_problems import CASES, IN_BYTES, TOLERANCE, TOLERANCE_IN_BYTES, Problem
 from tests.relic_kernels.test_linear_layers import TOLERANCE as LAYER_TOLERANCE
 from tests.relic_kernels.test_linear_layers import exact as exact_layers
 from tests.relic_kernels.test_linear_layers import layers_of
