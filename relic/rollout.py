@@ -115,9 +115,20 @@ def commit_block(
     text: TextKV,
     latents: Tensor,
     sigma: float = 0.0,
+    context: MemoryContext | None = None,
 ) -> None:
-    """Write a block of clean latents `(B, C, F, h, w)` into memory (one pass without guide, noise level `sigma`)."""
-    context = MemoryContext(memory, model.config, latents.shape[2])
+    """Write a block of clean latents into memory, by a pass without guide.
+
+    Args:
+        model: the network.
+        memory: the past; written.
+        control: embedded camera control of the block; its guide is left out.
+        text: embedded prompt.
+        latents: `(B, C, F, h, w)` clean.
+        sigma: noise level named to the network.
+        context: in which the block was drawn, to spare making it anew; None for a block that was not.
+    """
+    context = context or MemoryContext(memory, model.config, latents.shape[2])
     level = latents.new_full((latents.shape[0], latents.shape[2]), sigma)
     with torch.no_grad():
         model(latents, level, dataclasses.replace(control, guide=None), text, context)
@@ -185,7 +196,7 @@ def draw_block(
     latents = denoise_block(model, context, control, text, draw.noise, sampler, generator, draw.exit_step, spectator)
     with alongside(lambda: None if show is None else show(latents)):
         if sampler.commit == "clean":
-            commit_block(model, memory, control, text, latents, sampler.commit_sigma)
+            commit_block(model, memory, control, text, latents, sampler.commit_sigma, context)
         else:
             memory.append(*context.own_kv)
     return latents

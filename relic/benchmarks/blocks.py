@@ -150,7 +150,7 @@ def part_times(world: World, seconds: float, repeats: int) -> PartTimes:
         context = MemoryContext(memory, config.model, size)
         latents = denoise_block(model, context, control, text, torch.randn(shape), config.sampler)
         moments.append(time.perf_counter())
-        commit_block(model, memory, control, text, latents, config.sampler.commit_sigma)
+        commit_block(model, memory, control, text, latents, config.sampler.commit_sigma, context)
         moments.append(time.perf_counter())
         pixels = screen.show(latents, camera)
         moments.append(time.perf_counter())

@@ -100,10 +100,9 @@ def pass_times(world: World, memory: MemoryConfig, seconds: float, repeats: int)
     def block(context_of: type[MemoryContext] = MemoryContext, *, embed_prompt: bool = False) -> Tensor:
         for _ in range(sampler.steps + 1 if embed_prompt else 0):
             model.encode_text(tokens)
-        latents = denoise_block(
-            model, context_of(filled, model.config, sampler.block_frames), control, text, noise, sampler
-        )
-        return _commit_pass(world, context_of(filled, model.config, sampler.block_frames), control, text, latents)
+        context = context_of(filled, model.config, sampler.block_frames)
+        latents = denoise_block(model, context, control, text, noise, sampler)
+        return _commit_pass(world, context, control, text, latents)
 
     def laid_out(context_of: type[MemoryContext] = MemoryContext, *, embed_prompt: bool = False) -> Tensor:
         with unpacked(model):

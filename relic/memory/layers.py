@@ -83,5 +83,5 @@ class Layers:
 
 
 def joined(parts: Sequence[Layers]) -> Layers:
-    """The tokens of all parts, one part after the other."""
-    return parts[0].map(lambda *stacks: torch.cat(stacks, dim=2), *parts[1:])
+    """The tokens of all parts, one part after the other; not a copy of a single one."""
+    return parts[0] if len(parts) == 1 else parts[0].map(lambda *stacks: torch.cat(stacks, dim=2), *parts[1:])

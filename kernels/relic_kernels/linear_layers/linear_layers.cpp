@@ -37,8 +37,9 @@ int run(const LayerWeights *layers, int count, const void *from, void *to, int t
                                  least(least(own.last - layer * blocks, blocks) * STEP_OF<T>, outputs)};
                 uint32_t *values = done + size_t(layer) * outputs / T::PER_WORD * LANES;
                 const Linear<T> one{layers[layer].weight, layers[layer].bias};
-                linear(one, words, inputs, part,
-                       [&](int r, int v, const Floats *both) { pack_two<T>(both, values, r, v); });
+                linear(
+                    one, words, inputs, part,
+                    [&](int r, int v, const Floats *both) { pack_two<T>(both, values, r, v); }, own_tokens);
                 tokens_of_words<T>(values, own_tokens, outputs, (Scalar *)to + (long(layer) * tokens + first) * outputs,
                                    {part.first / T::PER_WORD, part.last / T::PER_WORD});
             }

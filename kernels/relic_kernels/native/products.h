@@ -71,21 +71,26 @@ template <class T> struct ByteLinear {
 constexpr bool MAY_BE_BYTES = false;
 #endif
 
-// Outputs `first` to `first + R`.
-template <int R, class Layer, class Use>
-INLINE void linear_rows(const Layer &layer, const uint32_t *x, int words, int first, Use &use) {
+// Outputs `first` to `first + R`, of V vectors of lanes.
+template <int R, int V, class Layer, class Use>
+INLINE void linear_block(const Layer &layer, const uint32_t *x, int words, int first, int lane, Use &use) {
     const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
-    for (int lane = 0; lane < LANES; lane += CHUNK) {
-        typename Layer::Sums sums[R][VECTORS_AT_ONCE] = {};
-        multiply<Layer>(sums, x + lane, LANES, weights, words, 1, words);
-        for (int r = 0; r < R; r += 2)
-            for (int i = 0; i < VECTORS_AT_ONCE; ++i) {
-                const int v = lane / WIDTH + i;
-                const Floats both[] = {layer.value(sums[r][i], first + r, v),
-                                       layer.value(sums[r + 1][i], first + r + 1, v)};
-                use(first + r, v, both);
-            }
-    }
+    typename Layer::Sums sums[R][V] = {};
+    multiply<Layer>(sums, x + lane, LANES, weights, words, 1, words);
+    for (int r = 0; r < R; r += 2)
+        for (int i = 0; i < V; ++i) {
+            const int v = lane / WIDTH + i;
+            const Floats both[] = {layer.value(sums[r][i], first + r, v), layer.value(sums[r + 1][i], first + r + 1, v)};
+            use(first + r, v, both);
+        }
+}
+
+template <int R, class Layer, class Use>
+INLINE void linear_rows(const Layer &layer, const uint32_t *x, int words, int first, int lanes, Use &use) {
+    int lane = 0;
+    for (; lane + WIDTH < lanes; lane += CHUNK)
+        linear_block<R, VECTORS_AT_ONCE>(layer, x, words, first, lane, use);
+    if (lane < lanes) linear_block<R, 1>(layer, x, words, first, lane, use);
 }
 
 #if defined(RELIC_TILES)
@@ -127,9 +132,10 @@ struct Share {
 template <class T> constexpr int STEP_OF = T::TILED ? 16 : ROWS;
 
 // Outputs `own` of a linear layer, by two at once: `use(output, vector, values)` gets the first's number and the values
-// of both. `inputs` come out in words, and the bounds are even: multiples of four for a layer of bytes.
+// of both. `inputs` come out in words, and the bounds are even: multiples of four for a layer of bytes. Vectors beyond
+// the first `lanes` may be left out.
 template <class Layer, class Use>
-void linear(const Layer &layer, const uint32_t *x, int inputs, Share own, Use use) {
+void linear(const Layer &layer, const uint32_t *x, int inputs, Share own, Use use, int lanes = LANES) {
     constexpr int AT_ONCE = Layer::AT_ONCE;
     const int words = inputs / Layer::PER_WORD;
 #if defined(RELIC_TILES)
@@ -146,7 +152,7 @@ void linear(const Layer &layer, const uint32_t *x, int inputs, Share own, Use us
         // the next rows of weights: they are too short for the processor to foresee them
         const char *stop = next + 4L * AT_ONCE * words;
         for (; next < stop && next < end; next += 64) __builtin_prefetch(next);
-        linear_rows<AT_ONCE>(layer, x, words, own.first, use);
+        linear_rows<AT_ONCE>(layer, x, words, own.first, lanes, use);
     }
-    for (; own.first < own.last; own.first += 2) linear_rows<2>(layer, x, words, own.first, use);
+    for (; own.first < own.last; own.first += 2) linear_rows<2>(layer, x, words, own.first, lanes, use);
 }
