@@ -41,7 +41,8 @@ public:
     // Some heads over keys `first` to `last`. Queries (heads dim / PER_WORD, LANES) are words, scaled by
     // log2(e) / sqrt(dim); `room` has Gathered::floats for each head of the memory. Not inline: gcc would ask for the
     // place of a thread's own Attention in the innermost loops.
-    __attribute__((noinline)) void run(const uint32_t *queries, const Memory<T> &memory, long first, long last, Share heads, float *room) {
+    __attribute__((noinline)) void run(const uint32_t *queries, const Memory<T> &memory, long first, long last,
+                                       Share heads, float *room) {
         const int dim = memory.dim;
         const long stride = memory.stride();
         for (int head = heads.first; head < heads.last; ++head)

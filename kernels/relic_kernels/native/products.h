@@ -12,7 +12,7 @@ constexpr int VECTORS_AT_ONCE = 2;
 #endif
 constexpr int CHUNK = VECTORS_AT_ONCE * WIDTH;
 
-// sums[r][v] += sum over k of weights[r * row + k * column] x[k][v], by F's products of words; x has `lanes` lanes a row.
+// sums[r][v] += sum over k of weights[r * row + k * column] x[k][v], by F's products of words; a row of x has `lanes`.
 template <class F, class Sums, int R, int V>
 INLINE void multiply(Sums (&sums)[R][V], const uint32_t *x, int lanes, const uint32_t *weights, long row, long column,
                      int count) {
@@ -80,7 +80,8 @@ INLINE void linear_block(const Layer &layer, const uint32_t *x, int words, int f
     for (int r = 0; r < R; r += 2)
         for (int i = 0; i < V; ++i) {
             const int v = lane / WIDTH + i;
-            const Floats both[] = {layer.value(sums[r][i], first + r, v), layer.value(sums[r + 1][i], first + r + 1, v)};
+            const Floats both[] = {layer.value(sums[r][i], first + r, v),
+                                   layer.value(sums[r + 1][i], first + r + 1, v)};
             use(first + r, v, both);
         }
 }
