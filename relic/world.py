@@ -42,7 +42,7 @@ class World:
         reprojector: guides new blocks by earlier views; None for a world without.
         text_encoder: prompts to tokens.
         intrinsics: the camera all poses are meant for.
-        in_bytes: whether the layers of the transformer's blocks and of the picture networks' multiply 8-bit integers.
+        in_bytes: whether the layers of the transformer's blocks, and of the encoder's, multiply 8-bit integers.
         leader: tells the other ranks what to compute, where several share the network; None for one process.
     """
 
@@ -62,9 +62,8 @@ class World:
         if not self.in_bytes:
             self.model.fuse()
         self.vae = vae.eval().requires_grad_(False)
-        for pictures in (self.vae, depth):
-            if isinstance(pictures, TinyVae | DepthNet):
-                multiply_bytes(pictures, self.in_bytes)
+        if isinstance(self.vae, TinyVae):
+            multiply_bytes(self.vae.encoder, self.in_bytes)
         self.text_encoder = text_encoder
         self.intrinsics = world_intrinsics(config)
         self.depth = depth

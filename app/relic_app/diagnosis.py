@@ -154,11 +154,12 @@ def check_native() -> Finding:
     """The operators in C++ by which a world is played on a processor, compiled where they are not yet."""
     import torch
 
-    from relic_kernels.native import has_tiles, why_not
+    from relic_kernels.native import has_tiles, why_not, why_not_bytes
 
     why = why_not(torch.float32)
     if why is None:
         formats = "float32 and bfloat16" if why_not(torch.bfloat16) is None else "float32"
+        formats += " and 8-bit integers" if why_not_bytes() is None else ""
         formats += ", with AMX tiles" if has_tiles() else ""
         return ok("C++ operators", f"compiled for this processor, in {formats}")
     fault, _, remedy = why.rpartition(": ")

@@ -1,9 +1,13 @@
 import dataclasses
+import math
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
+from relic.benchmarks.accuracy import Start, format_frame_accuracies, frame_accuracies
 from relic.benchmarks.blocks import block_times, format_block_times, format_part_times, part_times
 from relic.benchmarks.histories import Subject, filled_memory, history_costs, history_table, still_block
 from relic.benchmarks.passes import (
@@ -20,8 +24,10 @@ from relic.benchmarks.products import products_of
 from relic.benchmarks.walks import start_up, walk_speed
 from relic.memory.compression import memory_tokens
 from relic.memory.context import MemoryContext
+from relic.precision import Precision
 from relic.rollout import denoise_block
 from relic.world import World
+from relic_kernels.dispatch import force
 
 
 def test_histories_are_counted_in_tokens_and_bytes() -> None:
@@ -49,6 +55,29 @@ def test_parts_of_a_block_are_timed_and_named() -> None:
     assert head.count("|") == row.count("|") == 8
     with pytest.raises(ValueError, match="repeats 0 must be at least 1"):
         part_times(World.tiny(), seconds=1.0, repeats=0)
+
+
+def test_frames_are_compared_with_those_of_float32(tmp_path: Path) -> None:
+    World.tiny().save(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, (2, 96, 160, 3), dtype=np.uint8)
+    starts = [Start(picture=Image.fromarray(picture), prompt="a room") for picture in noise]
+
+    def load(precision: Precision) -> World:
+        return World.load(tmp_path, precision=precision)
+
+    rows = frame_accuracies(load, ["float32", "bfloat16"], starts, seconds=2)
+    assert [(len(row.decibels), len(row.decibels[0])) for row in rows] == [(2, 2)] * 2
+    exact, narrow = (row.decibels[0] for row in rows)
+    assert min(exact) > 60
+    assert 30 < min(narrow) < min(exact)
+    lines = format_frame_accuracies(rows).splitlines()
+    assert lines[0] == "| precision | second 1 | second 2 |"
+    assert f"({min(narrow):.1f}) dB" in lines[3]
+    with force("reference"):
+        (same,) = frame_accuracies(load, ["float32"], starts[:1], seconds=1)
+    assert same.decibels == ((math.inf,),)
+    with pytest.raises(ValueError, match="0 starts of 1 s: give at least one of 1 s"):
+        frame_accuracies(load, ["float32"], [], seconds=1)
 
 
 def test_products_are_found_and_counted() -> None:

@@ -126,7 +126,7 @@ COMMANDS: Final = (
     Command(name="eval", summary="score a world on held-out scenes", module="relic_app.commands.eval"),
     Command(
         name="bench",
-        summary="measure speed on this machine",
+        summary="measure speed and precision on this machine",
         children=(
             Command(name="block", summary="time of a block as history grows", module="relic_app.commands.bench_block"),
             Command(name="parts", summary="what a block's time is spent on", module="relic_app.commands.bench_parts"),
@@ -139,6 +139,11 @@ COMMANDS: Final = (
                 name="history",
                 summary="time and bytes of a block at histories up to minutes",
                 module="relic_app.commands.bench_history",
+            ),
+            Command(
+                name="accuracy",
+                summary="how far each precision's frames lie from float32's",
+                module="relic_app.commands.bench_accuracy",
             ),
             Command(
                 name="rollout",
