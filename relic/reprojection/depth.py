@@ -5,7 +5,6 @@ Axes: B pictures, H rows, W columns, C channels, h w cells of a stage.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,8 +15,8 @@ from torch.nn import functional as F
 from relic.checkpoint import load_checkpoint, load_into
 from relic.config import from_json
 from relic.reprojection.config import DepthConfig
-from relic.vae.layers import PictureNetwork, Pointwise, ResidualStack
-from relic_kernels.picture_network import Step
+from relic.vae.layers import Pointwise, ResidualStack, SteppedNetwork
+from relic_kernels.picture_network import Layer, Step
 from relic_kernels.picture_network.reference import coordinates
 
 NEAREST_M, FARTHEST_M = 0.1, 30.0
@@ -31,7 +30,7 @@ def _stage(channels: int, count: int, expansion: int) -> ResidualStack:
     return ResidualStack(count, channels, expansion, 5)
 
 
-class DepthNet(PictureNetwork):
+class DepthNet(SteppedNetwork):
     """Metric z-depth from a single picture taken with the world's intrinsics.
 
     Each cell is told where it lies in the picture: floors and ceilings get their depth from that.
@@ -86,9 +85,9 @@ class DepthNet(PictureNetwork):
         return log_depth[:, 0].to(pictures.dtype) + _TYPICAL_LOG_DEPTH
 
     def steps(self) -> list[Step]:
-        """See `PictureNetwork.steps`: 1, 2 and 3 are the pictures of the three stages."""
+        """See `SteppedNetwork.steps`: 1, 2 and 3 are the pictures of the three stages."""
         return [
-            dataclasses.replace(self.stem.step(0, 1, coordinates=True), fold=_FOLD),
+            Layer(weight=self.stem.weight, bias=self.stem.bias, source=0, target=1, fold=_FOLD, coordinates=True),
             self.down_1.step(1),
             self.fold_1.step(1, 2),
             self.down_2.step(2),
@@ -102,7 +101,7 @@ class DepthNet(PictureNetwork):
         ]
 
     def by_torch(self, x: Tensor, past: Sequence[Tensor | None], batch: int) -> tuple[Tensor, list[Tensor]]:
-        """See `PictureNetwork.run`; nothing is kept, since it looks at one frame."""
+        """See `SteppedNetwork.run`; nothing is kept, since it looks at one frame."""
         folded = F.pixel_unshuffle(x, _FOLD)
         quarter, _ = self.down_1(self.stem(torch.cat([folded, coordinates(folded)], dim=1)))
         eighth, _ = self.down_2(self.fold_1(quarter))

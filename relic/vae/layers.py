@@ -45,7 +45,7 @@ class Pointwise(nn.Module):
         out = F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
         return F.pixel_shuffle(out, self.unfold)
 
-    def step(self, source: int, target: int, *, coordinates: bool = False, adds: bool = False) -> Layer:
+    def step(self, source: int, target: int, *, adds: bool = False) -> Layer:
         """As a step of the C++, see `relic_kernels.picture_network.Layer`."""
         return Layer(
             weight=self.weight,
@@ -54,7 +54,6 @@ class Pointwise(nn.Module):
             target=target,
             fold=self.fold,
             unfold=self.unfold,
-            coordinates=coordinates,
             adds=adds,
         )
 
@@ -130,8 +129,8 @@ class ResidualStack(nn.ModuleList):
         return Blocks(blocks=weights, source=pictures, target=pictures, shifted=self.shifted, in_bytes=in_bytes)
 
 
-class PictureNetwork(nn.Module, ABC):
-    """A network of such layers, in one call of C++ where that can be: hooks on its layers are not seen then."""
+class SteppedNetwork(nn.Module, ABC):
+    """A network of such layers, in one call of C++ where that can be; hooks on its layers are not called then."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -139,7 +138,7 @@ class PictureNetwork(nn.Module, ABC):
 
     @abstractmethod
     def steps(self) -> list[Step]:
-        """What C++ does, pictures 0 being the input."""
+        """What C++ does, as `relic_kernels.picture_network` has it: pictures 0 are the input."""
 
     @abstractmethod
     def by_torch(self, x: Tensor, past: Sequence[Tensor | None], batch: int) -> tuple[Tensor, list[Tensor]]:
@@ -154,7 +153,10 @@ class PictureNetwork(nn.Module, ABC):
             batch: streams side by side.
 
         Returns:
-            The output, and what each block keeps.
+            The output, and what each block keeps; float32 by C++, else of the weights' precision.
+
+        Raises:
+            ValueError: for another number of channels, or a past of another size.
         """
         if may_run(torch.float32, x):
             if self._native is None or not self._native.holds():
@@ -171,7 +173,7 @@ class _Native:
         network: None where it cannot run with the network's weights.
     """
 
-    def __init__(self, network: PictureNetwork, channels: int) -> None:
+    def __init__(self, network: SteppedNetwork, channels: int) -> None:
         modules = list(network.modules())
         # they are looked at before every call, and through attributes that takes ten times as long
         self._owners = [owner for module in modules for owner in (module._modules, module._parameters)]

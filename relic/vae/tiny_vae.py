@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from relic.checkpoint import digest_of, load_checkpoint, load_into
 from relic.config import from_json
 from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR, VaeConfig
-from relic.vae.layers import PictureNetwork, Pointwise, ResidualStack, channels_last
+from relic.vae.layers import Pointwise, ResidualStack, SteppedNetwork, channels_last
 from relic.vae.protocol import DecoderState, EncoderState, check_frames, check_latents
 from relic_kernels.picture_network import Layer, Step
 
@@ -36,7 +36,7 @@ def _blocks(count: int, channels: int, config: VaeConfig) -> ResidualStack:
     return ResidualStack(count, channels, config.expansion, 3, int(channels * config.shift_fraction))
 
 
-class Encoder(PictureNetwork):
+class Encoder(SteppedNetwork):
     """Folded frames -> latents: a linear patch path plus a learned residual."""
 
     def __init__(self, config: VaeConfig) -> None:
@@ -55,20 +55,25 @@ class Encoder(PictureNetwork):
         return raw_N, EncoderState(state.batch, True, tuple(past))
 
     def steps(self) -> list[Step]:
-        """See `PictureNetwork.steps`."""
-        stem, down = self.stem.step(0, 1), self.down.step(1, 2)
-        ends = (self.linear.step(0, 3), self.head.step(2, 3, adds=True))
-        return [stem, self.quarter.step(1), down, self.eighth.step(2), *ends]
+        """See `SteppedNetwork.steps`: 1 and 2 are the pictures at a quarter and an eighth of the resolution."""
+        return [
+            self.stem.step(0, 1),
+            self.quarter.step(1),
+            self.down.step(1, 2),
+            self.eighth.step(2),
+            self.linear.step(0, 3),
+            self.head.step(2, 3, adds=True),
+        ]
 
     def by_torch(self, x: Tensor, past: Sequence[Tensor | None], batch: int) -> tuple[Tensor, list[Tensor]]:
-        """See `PictureNetwork.run`."""
+        """See `SteppedNetwork.run`."""
         first = len(self.quarter)
         y, quarter = self.quarter(self.stem(x), past[:first], batch)
         y, eighth = self.eighth(self.down(y), past[first:], batch)
         return self.linear(x) + self.head(y), [*quarter, *eighth]
 
 
-class Decoder(PictureNetwork):
+class Decoder(SteppedNetwork):
     """Latents -> folded frames: the linear path's way back plus a learned residual."""
 
     def __init__(self, config: VaeConfig) -> None:
@@ -87,13 +92,18 @@ class Decoder(PictureNetwork):
         return x_N, DecoderState(state.batch, True, tuple(past))
 
     def steps(self) -> list[Step]:
-        """See `PictureNetwork.steps`."""
-        stem = Layer(weight=self.stem.weight, bias=cast(Tensor, self.stem.bias), source=0, target=1)
-        ends = (self.linear.step(0, 3), self.head.step(2, 3, adds=True))
-        return [stem, self.eighth.step(1), self.up.step(1, 2), self.quarter.step(2), *ends]
+        """See `SteppedNetwork.steps`: 1 and 2 are the pictures at an eighth and a quarter of the resolution."""
+        return [
+            Layer(weight=self.stem.weight, bias=cast(Tensor, self.stem.bias), source=0, target=1),
+            self.eighth.step(1),
+            self.up.step(1, 2),
+            self.quarter.step(2),
+            self.linear.step(0, 3),
+            self.head.step(2, 3, adds=True),
+        ]
 
     def by_torch(self, x: Tensor, past: Sequence[Tensor | None], batch: int) -> tuple[Tensor, list[Tensor]]:
-        """See `PictureNetwork.run`."""
+        """See `SteppedNetwork.run`."""
         first = len(self.eighth)
         y = self.stem(channels_last(x.to(self.stem.weight.dtype)))
         y, eighth = self.eighth(y, past[:first], batch)
@@ -101,14 +111,14 @@ class Decoder(PictureNetwork):
         return self.linear(x) + self.head(y), [*eighth, *quarter]
 
 
-def _folded(frames: Tensor, missing: int) -> Tensor:
-    """(B, 3, T, H, W) -> (N, 12, H, W): the frames of a latent side by side, before the first as many more of it."""
+def _folded(frames: Tensor, *, begins: bool) -> Tensor:
+    """(B, 3, T, H, W) -> (N, 12, H, W): four frames side by side, a film's first one four times."""
     batch, _, count, height, width = frames.shape
-    x = frames.new_empty((count + missing) // TEMPORAL_FACTOR, batch, TEMPORAL_FACTOR, 3, height, width)
-    if missing:
+    first = int(begins)
+    x = frames.new_empty(first + count // TEMPORAL_FACTOR, batch, TEMPORAL_FACTOR, 3, height, width)
+    if begins:
         x[0].copy_(frames[:, :, :1].transpose(1, 2).expand_as(x[0]))
-    later = frames[:, :, TEMPORAL_FACTOR - missing if missing else 0 :]
-    x[1 if missing else 0 :].copy_(later.unflatten(2, (-1, TEMPORAL_FACTOR)).permute(2, 0, 3, 1, 4, 5))
+    x[first:].copy_(frames[:, :, first:].unflatten(2, (-1, TEMPORAL_FACTOR)).permute(2, 0, 3, 1, 4, 5))
     return x.flatten(2, 3).flatten(0, 1)
 
 
@@ -172,7 +182,7 @@ class TinyVae(nn.Module):
     def encode_step(self, frames: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
         """See `VideoEncoder.encode_step`."""
         check_frames(frames, state)
-        raw_N, after = self.encoder(_folded(frames, 0 if state.started else TEMPORAL_FACTOR - 1), state)
+        raw_N, after = self.encoder(_folded(frames, begins=not state.started), state)
         z_N = (raw_N.to(frames.dtype) - self.latent_mean[:, None, None]) / self.latent_scale
         return z_N.unflatten(0, (-1, state.batch)).permute(1, 2, 0, 3, 4).contiguous(), after
 
