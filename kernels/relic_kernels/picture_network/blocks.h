@@ -7,27 +7,30 @@
 
 namespace {
 
+constexpr int MAX_TAPS = 11 * 11;
+
 INLINE int rounded_up(int count, int step) { return (count + step - 1) / step * step; }
 
 // A thread works on chunks of LANES positions of its own, from the norm to the sum; of others' it reads those around.
 // Where there are more threads than chunks, those of one share its channels.
 template <class T, bool BYTES> class Blocks {
     typedef typename T::Scalar Scalar;
+    static constexpr int PER_ROW = BYTES ? 1 : T::PER_WORD;
     const PictureStep &step;
     const float eps;
-    const int channels, height, width, words, rows, positions, chunks, side, radius, padded_width, padded;
+    const int channels, height, width, rows, positions, chunks, side, radius, padded_width, padded;
     const long apart;         // floats from one normed channel to the next: an odd number of cache lines
     float *normed;            // (channels, apart)
     uint32_t *convolved;      // (chunks, rows, LANES) words, or floats for layers of bytes
-    float *planes, *hidden;   // of this thread: (PER_WORD, padded); of its chunk: (hidden, LANES)
+    float *planes, *hidden;   // of this thread: (PER_ROW, padded); of its chunk: (hidden, LANES)
     Operand read;             // of this thread, for layers of bytes
     Duty duty;
     Share own, own_hidden, places;    // channels, hidden rows and positions
 
 public:
     Blocks(const PictureStep &step, const Pictures &x, float eps)
-        : step(step), eps(eps), channels(x.channels), height(x.height), width(x.width), words(channels / T::PER_WORD),
-          rows(BYTES ? channels : words), positions(x.positions()), chunks(x.chunks()), side(step.side),
+        : step(step), eps(eps), channels(x.channels), height(x.height), width(x.width), rows(channels / PER_ROW),
+          positions(x.positions()), chunks(x.chunks()), side(step.side),
           radius(side / 2), padded_width(width + 2 * radius),
           padded(rounded_up((height + 2 * radius) * padded_width + 2 * WIDTH, WIDTH)), apart(chunks * LANES + 16) {}
 
@@ -35,7 +38,7 @@ public:
 
     // Of a thread: hidden rows, for layers of bytes the words of what one reads, and padded planes.
     size_t room_floats() const {
-        return size_t(LANES) * (step.hidden + (BYTES ? most(step.hidden, channels) : 0)) + T::PER_WORD * padded;
+        return size_t(LANES) * (step.hidden + (BYTES ? most(step.hidden, channels) : 0)) + PER_ROW * padded;
     }
 
     // `room` is that of all threads, each `room_apart` floats from the next.
@@ -48,9 +51,9 @@ public:
         own_hidden = duty.rows(step.hidden, ROWS_AT_ONCE<T>);
         places = {least(duty.chunks.first * LANES, positions), least(duty.chunks.last * LANES, positions)};
         planes = room + thread_number() * room_apart;
-        read.words = (uint32_t *)(planes + T::PER_WORD * padded) + size_t(step.hidden) * LANES;
-        hidden = room + (duty.parts > 1 ? duty.chunks.first : thread_number()) * room_apart + T::PER_WORD * padded;
-        std::memset(planes, 0, sizeof(float) * T::PER_WORD * padded);
+        read.words = (uint32_t *)(planes + PER_ROW * padded) + size_t(step.hidden) * LANES;
+        hidden = room + (duty.parts > 1 ? duty.chunks.first : thread_number()) * room_apart + PER_ROW * padded;
+        std::memset(planes, 0, sizeof(float) * PER_ROW * padded);
         for (int block = 0; block < step.blocks; ++block)
             for (int frame = 0; frame < frames; ++frame) {
                 const size_t place = size_t(frame) * channels * positions;
@@ -66,8 +69,7 @@ private:
         for (int chunk = duty.chunks.first; chunk < duty.chunks.last; ++chunk)
             normalise((const Scalar *)w.norm, (const Scalar *)w.norm_bias, chunk, x);
         barrier();
-        for (int word = own.first / T::PER_WORD; word < own.last / T::PER_WORD && !duty.idle(); ++word)
-            convolve(w, word, before);
+        for (int row = own.first / PER_ROW; row < own.last / PER_ROW && !duty.idle(); ++row) convolve(w, row, before);
         if (duty.parts == 1)
             for (int chunk = duty.chunks.first; chunk < duty.chunks.last; ++chunk) {
                 widen(w, chunk);
@@ -109,50 +111,67 @@ private:
                       (here(x, c, chunk, v) - mean[v]) * inverse[v] * T::wide(weight[c]) + T::wide(bias[c]));
     }
 
-    // Depth-wise convolution of the channels of one word, at some positions; channels that are shifted in time are the
-    // frame before's.
-    void convolve(const PictureWeights &w, int word, const float *before) {
-        const Scalar *kernels = (const Scalar *)w.depthwise + word * T::PER_WORD * side * side;
-        const Scalar *bias = (const Scalar *)w.depthwise_bias + word * T::PER_WORD;
+    // Depth-wise convolution of the channels of one row, at a thread's positions; channels that are shifted in time are
+    // the frame before's.
+    void convolve(const PictureWeights &w, int row, const float *before) {
+        const Scalar *kernels = (const Scalar *)w.depthwise + row * PER_ROW * side * side;
+        const Scalar *bias = (const Scalar *)w.depthwise_bias + row * PER_ROW;
         const Share lines{places.first / width, (places.last - 1) / width + 1};
-        for (int i = 0; i < T::PER_WORD; ++i) {
-            const int c = word * T::PER_WORD + i;
+        for (int i = 0; i < PER_ROW; ++i) {
+            const int c = row * PER_ROW + i;
             const float *past = before ? before + size_t(c) * positions : nullptr;
             pad(c < step.shifted ? past : normed + c * apart, lines, planes + i * padded);
         }
         switch (side) {
-            case 3: return slide<3>(kernels, bias, word, lines);
-            case 5: return slide<5>(kernels, bias, word, lines);
-            default: return slide<0>(kernels, bias, word, lines);
+            case 3: return slide<3>(kernels, bias, row, lines);
+            case 5: return slide<5>(kernels, bias, row, lines);
+            default: return slide<0>(kernels, bias, row, lines);
         }
     }
 
     // SIDE of the kernel, known while compiling where it is not 0.
-    template <int SIDE>
-    void slide(const Scalar *kernels, const Scalar *bias, int word, Share lines) {
-        const int taps_a_side = SIDE ? SIDE : side;
-        float taps[T::PER_WORD][SIDE ? SIDE * SIDE : 121];
-        for (int i = 0; i < T::PER_WORD; ++i)
-            for (int k = 0; k < taps_a_side * taps_a_side; ++k)
-                taps[i][k] = T::wide(kernels[i * taps_a_side * taps_a_side + k]);
-        for (int row = lines.first; row < lines.last; ++row)
-            for (int column = 0; column < width; column += WIDTH) {
-                Floats sums[T::PER_WORD];
-                for (int i = 0; i < T::PER_WORD; ++i) {
-                    const float *from = planes + i * padded + row * padded_width + column;
-                    sums[i] = splat(T::wide(bias[i]));
-                    for (int ky = 0; ky < taps_a_side; ++ky)
-                        for (int kx = 0; kx < taps_a_side; ++kx)
-                            sums[i] += taps[i][ky * taps_a_side + kx] * load<Floats>(from + ky * padded_width + kx);
-                }
-                const int place = row * width + column;
-                const int last = least(least(WIDTH, width - column), places.last - place);
-                const int first = most(0, places.first - place);
-                if constexpr (BYTES)
-                    for (int i = 0; i < T::PER_WORD; ++i)
-                        put_row(word * T::PER_WORD + i, place, (Words)sums[i], first, last);
-                else put_row(word, place, T::pack(sums), first, last);
+    template <int SIDE> void slide(const Scalar *kernels, const Scalar *bias, int row, Share lines) {
+        int line = lines.first;
+        if constexpr (SIDE > 0) {
+            for (; line + 4 <= lines.last; line += 4) slide_lines<SIDE, 4>(kernels, bias, row, line);
+            for (; line + 2 <= lines.last; line += 2) slide_lines<SIDE, 2>(kernels, bias, row, line);
+        }
+        for (; line < lines.last; ++line) slide_lines<SIDE, 1>(kernels, bias, row, line);
+    }
+
+    // LINES at once, which share what they load.
+    template <int SIDE, int LINES>
+    void slide_lines(const Scalar *kernels, const Scalar *bias, int row, int line) {
+        const int taps_a_side = SIDE ? SIDE : side, count = taps_a_side * taps_a_side;
+        Floats taps[PER_ROW][SIDE ? SIDE * SIDE : MAX_TAPS];
+        for (int i = 0; i < PER_ROW; ++i)
+#pragma GCC unroll 25
+            for (int k = 0; k < count; ++k) taps[i][k] = splat(T::wide(kernels[i * count + k]));
+        for (int column = 0; column < width; column += WIDTH) {
+            Floats sums[LINES][PER_ROW];
+            for (int i = 0; i < PER_ROW; ++i) {
+                const float *from = planes + i * padded + line * padded_width + column;
+                for (int r = 0; r < LINES; ++r) sums[r][i] = splat(T::wide(bias[i]));
+#pragma GCC unroll 8
+                for (int y = 0; y < LINES + taps_a_side - 1; ++y)
+#pragma GCC unroll 5
+                    for (int x = 0; x < taps_a_side; ++x) {
+                        const Floats value = load<Floats>(from + y * padded_width + x);
+#pragma GCC unroll 4
+                        for (int r = 0; r < LINES; ++r)
+                            if (y >= r && y - r < taps_a_side) sums[r][i] += taps[i][(y - r) * taps_a_side + x] * value;
+                    }
             }
+            for (int r = 0; r < LINES; ++r) put_line(sums[r], row, line + r, column);
+        }
+    }
+
+    // What the convolution makes of a row, where it is the thread's own.
+    INLINE void put_line(const Floats *sums, int row, int line, int column) {
+        const int place = line * width + column, first = most(0, places.first - place);
+        const int last = least(least(WIDTH, width - column), places.last - place);
+        if constexpr (BYTES) put_row(row, place, (Words)sums[0], first, last);
+        else put_row(row, place, T::pack(sums), first, last);
     }
 
     // Some rows and those around them, into the middle of a plane whose edges are 0; null for rows of 0.

@@ -51,8 +51,9 @@ public:
                 float *to = pictures[step->target].numbers;
                 if (step->blocks) {
                     const PictureFrames some{from.numbers, to, frames.past + done, frames.kept + done};
-                    if (step->in_bytes) run(Blocks<T, MAY_BE_BYTES>(*step, from, sizes.eps), weights + done, some, free);
-                    else run(Blocks<T, false>(*step, from, sizes.eps), weights + done, some, free);
+                    const PictureWeights *own = weights + done;
+                    if (step->in_bytes) run(Blocks<T, MAY_BE_BYTES>(*step, from, sizes.eps), own, some, free);
+                    else run(Blocks<T, false>(*step, from, sizes.eps), own, some, free);
                 } else
                     Layer<T>(*step, from)
                         .run(sizes.frames, from.numbers, to, free + shared + thread_number() * apart);
