@@ -9,7 +9,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from itertools import chain
 from operator import is_
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -176,7 +176,9 @@ class _Native:
     def __init__(self, network: SteppedNetwork, channels: int) -> None:
         modules = list(network.modules())
         # they are looked at before every call, and through attributes that takes ten times as long
-        self._owners = [owner for module in modules for owner in (module._modules, module._parameters)]
+        self._owners: list[dict[str, Any]] = [
+            owner for module in modules for owner in (module._modules, module._parameters)
+        ]
         self._parts = self._parts_now()
         self._stacks = [module for module in modules if isinstance(module, ResidualStack)]
         self._in_bytes = [stack.in_bytes for stack in self._stacks]
@@ -201,7 +203,7 @@ class _Native:
         )
 
     def _parts_now(self) -> list[object]:
-        return [*chain.from_iterable(owner.values() for owner in self._owners)]
+        return [*chain.from_iterable(map(dict.values, self._owners))]
 
 
 def multiply_bytes(network: nn.Module, on: bool) -> None:

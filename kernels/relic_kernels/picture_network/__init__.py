@@ -195,7 +195,9 @@ class PictureNetwork:
         if len(x) % streams or len(before) != self._blocks:
             raise ValueError(f"{len(x)} frames of {streams} streams and {len(past)} pasts of {self._blocks} blocks")
         shape, sizes_kept = self._sides(x.shape[2], x.shape[3])
-        kept = [one for count, *size in sizes_kept for one in torch.empty(count, streams, *size).unbind(0)]
+        kept: list[Tensor] = []
+        for count, *size in sizes_kept:
+            kept += torch.empty(count, streams, *size).unbind(0) if size[0] else [torch.empty(streams, *size)] * count
         for one, after in zip(before, kept, strict=True):
             if one is not None and (one.shape != after.shape or not one.is_cpu):
                 raise ValueError(f"a past {tuple(one.shape)} on {one.device} must be {tuple(after.shape)} on the CPU")

@@ -7,7 +7,7 @@
 
 namespace {
 
-constexpr int MAX_TAPS = 11 * 11;
+constexpr int MAX_TAPS = 11 * 11;    // of a depth-wise kernel
 
 INLINE int rounded_up(int count, int step) { return (count + step - 1) / step * step; }
 
@@ -30,8 +30,8 @@ template <class T, bool BYTES> class Blocks {
 public:
     Blocks(const PictureStep &step, const Pictures &x, float eps)
         : step(step), eps(eps), channels(x.channels), height(x.height), width(x.width), rows(channels / PER_ROW),
-          positions(x.positions()), chunks(x.chunks()), side(step.side),
-          radius(side / 2), padded_width(width + 2 * radius),
+          positions(x.positions()), chunks(x.chunks()), side(step.side), radius(side / 2),
+          padded_width(width + 2 * radius),
           padded(rounded_up((height + 2 * radius) * padded_width + 2 * WIDTH, WIDTH)), apart(chunks * LANES + 16) {}
 
     size_t shared_floats() const { return channels * (apart + size_t(chunks) * LANES); }
