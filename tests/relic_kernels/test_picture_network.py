@@ -181,6 +181,8 @@ def test_tensors_that_do_not_fit_are_named() -> None:
     x, run = problem.x, PictureNetwork(8, problem.steps)
     with pytest.raises(ValueError, match="6 frames of 4 streams"):
         run(x, [None] * 3, 4)
+    with pytest.raises(ValueError, match="0 frames of 2 streams"):
+        run(x[:0], [None] * 3, 2)
     with pytest.raises(ValueError, match="2 pasts of 3 blocks"):
         run(x, [None] * 2, 2)
     with pytest.raises(ValueError, match=r"a past \(1, 3, 5, 19\) on cpu must be \(2, 3, 5, 19\)"):

@@ -158,8 +158,8 @@ class PictureNetwork:
             self._check(step, dtype)
         self._run = function("picture_network", dtype)
         self._given = PlacedWeights([tensor for step in steps for tensor in _tensors(step)])
-        blocks = [(step.in_bytes, one) for step in steps if isinstance(step, Blocks) for one in step.blocks]
-        self._weights = PlacedWeights([_placed(one, name, bytes_) for bytes_, one in blocks for name in _WEIGHTS])
+        blocks = [(one, step.in_bytes) for step in steps if isinstance(step, Blocks) for one in step.blocks]
+        self._weights = PlacedWeights([_placed(one, name, in_bytes) for one, in_bytes in blocks for name in _WEIGHTS])
         self._table = (_Step * len(steps))(*map(_row, steps))
         self._blocks = len(blocks)
 
@@ -181,7 +181,7 @@ class PictureNetwork:
             x: `(N, C, H, W)` frames of any precision, those of one moment for all streams together.
             past: for each block of all steps the shifted channels of the frames before, `(streams, shifted, h, w)`;
                 None for zeros, and empty for none but those.
-            streams: frames side by side; N is a multiple of it.
+            streams: frames side by side; N is a multiple of it, and not 0.
 
         Returns:
             What the last step writes, float32, and for each block the shifted channels of the last frames, float32.
@@ -192,7 +192,7 @@ class PictureNetwork:
         if x.ndim != 4 or x.shape[1] != self._channels[0] or not x.is_cpu:
             raise ValueError(f"x {tuple(x.shape)} on {x.device} must be (N, {self._channels[0]}, H, W) on the CPU")
         before = past or [None] * self._blocks
-        if len(x) % streams or len(before) != self._blocks:
+        if not len(x) or len(x) % streams or len(before) != self._blocks:
             raise ValueError(f"{len(x)} frames of {streams} streams and {len(past)} pasts of {self._blocks} blocks")
         shape, sizes_kept = self._sides(x.shape[2], x.shape[3])
         kept: list[Tensor] = []
