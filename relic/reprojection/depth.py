@@ -5,16 +5,19 @@ Axes: B pictures, H rows, W columns, C channels, h w cells of a stage.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from relic.checkpoint import load_checkpoint, load_into
 from relic.config import from_json
 from relic.reprojection.config import DepthConfig
-from relic.vae.layers import Pointwise, ResidualStack
+from relic.vae.layers import Pointwise, ResidualStack, SteppedNetwork
+from relic_kernels.picture_network import Layer, Step
+from relic_kernels.picture_network.reference import coordinates
 
 NEAREST_M, FARTHEST_M = 0.1, 30.0
 _FOLD = 4
@@ -23,19 +26,11 @@ _PLACE_CHANNELS = 2
 _TYPICAL_LOG_DEPTH = 1.0
 
 
-def _places(cells: Tensor) -> Tensor:
-    """Where each cell of `(B, C, h, w)` lies in the picture: x and y in (-1, 1), `(B, 2, h, w)`."""
-    rows, columns = cells.shape[-2:]
-    x = (torch.arange(columns, dtype=cells.dtype, device=cells.device) * 2 + 1) / columns - 1
-    y = (torch.arange(rows, dtype=cells.dtype, device=cells.device) * 2 + 1) / rows - 1
-    return torch.stack([x.expand(rows, -1), y.unsqueeze(1).expand(-1, columns)]).expand(len(cells), -1, -1, -1)
-
-
 def _stage(channels: int, count: int, expansion: int) -> ResidualStack:
     return ResidualStack(count, channels, expansion, 5)
 
 
-class DepthNet(nn.Module):
+class DepthNet(SteppedNetwork):
     """Metric z-depth from a single picture taken with the world's intrinsics.
 
     Each cell is told where it lies in the picture: floors and ceilings get their depth from that.
@@ -86,14 +81,34 @@ class DepthNet(nn.Module):
         height, width = pictures.shape[-2:]
         if height % _STRIDE or width % _STRIDE:
             raise ValueError(f"a picture of {height}x{width} needs sides that are multiples of {_STRIDE}")
-        folded = F.pixel_unshuffle(pictures, _FOLD)
-        quarter, _ = self.down_1(self.stem(torch.cat([folded, _places(folded)], dim=1)))
+        log_depth, _ = self.run(pictures)
+        return log_depth[:, 0].to(pictures.dtype) + _TYPICAL_LOG_DEPTH
+
+    def steps(self) -> list[Step]:
+        """See `SteppedNetwork.steps`: 1, 2 and 3 are the pictures of the three stages."""
+        return [
+            Layer(weight=self.stem.weight, bias=self.stem.bias, source=0, target=1, fold=_FOLD, coordinates=True),
+            self.down_1.step(1),
+            self.fold_1.step(1, 2),
+            self.down_2.step(2),
+            self.fold_2.step(2, 3),
+            self.deepest.step(3),
+            self.unfold_2.step(3, 2, adds=True),
+            self.up_2.step(2),
+            self.unfold_1.step(2, 1, adds=True),
+            self.up_1.step(1),
+            self.head.step(1, 4),
+        ]
+
+    def by_torch(self, x: Tensor, past: Sequence[Tensor | None], batch: int) -> tuple[Tensor, list[Tensor]]:
+        """See `SteppedNetwork.run`; nothing is kept, since it looks at one frame."""
+        folded = F.pixel_unshuffle(x, _FOLD)
+        quarter, _ = self.down_1(self.stem(torch.cat([folded, coordinates(folded)], dim=1)))
         eighth, _ = self.down_2(self.fold_1(quarter))
         deep, _ = self.deepest(self.fold_2(eighth))
         eighth, _ = self.up_2(eighth + self.unfold_2(deep))
         quarter, _ = self.up_1(quarter + self.unfold_1(eighth))
-        log_depth: Tensor = self.head(quarter)[:, 0]
-        return log_depth.to(pictures.dtype) + _TYPICAL_LOG_DEPTH
+        return self.head(quarter), []
 
     def depth(self, pictures: Tensor) -> Tensor:
         """z-depth `(B, H, W)` in metres, within [0.1, 30]; see `forward`."""

@@ -1,18 +1,23 @@
 """Layers of the small picture networks: pointwise ones, and residual blocks of a depth-wise convolution.
 
-Where they are run without gradients on a processor, C++ computes them (`relic_kernels.residual_blocks`).
+Where a network of them is run without gradients on a processor, C++ computes it (`relic_kernels.picture_network`).
 """
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import cast
+from itertools import chain
+from operator import is_
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from relic_kernels import residual_blocks as native
+from relic_kernels import picture_network as native
+from relic_kernels.native import may_run
+from relic_kernels.picture_network import Blocks, Layer, ResidualWeights, Step
 
 
 class Pointwise(nn.Module):
@@ -36,11 +41,21 @@ class Pointwise(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(N, in / fold^2, h fold, w fold) of any precision -> (N, out / unfold^2, h unfold, w unfold)."""
-        if native.runs_natively(x, self.weight):
-            return native.pointwise(x, self.weight, self.bias, self.fold, self.unfold)
         x = channels_last(F.pixel_unshuffle(x.to(self.weight.dtype), self.fold))
         out = F.linear(x.permute(0, 2, 3, 1), self.weight, self.bias).permute(0, 3, 1, 2)
         return F.pixel_shuffle(out, self.unfold)
+
+    def step(self, source: int, target: int, *, adds: bool = False) -> Layer:
+        """As a step of the C++, see `relic_kernels.picture_network.Layer`."""
+        return Layer(
+            weight=self.weight,
+            bias=self.bias,
+            source=source,
+            target=target,
+            fold=self.fold,
+            unfold=self.unfold,
+            adds=adds,
+        )
 
 
 class ResidualBlock(nn.Module):
@@ -72,16 +87,15 @@ class ResidualBlock(nn.Module):
         y = self.narrow(F.silu(self.widen(self.depthwise(channels_last(y)))))
         return x + y, moving[-batch:].clone()
 
-    def weights(self) -> tuple[Tensor, ...]:
-        """Its parameters, for the C++, in the order of `relic_kernels.residual_blocks.ResidualWeights`."""
-        # looked up at every call, and as attributes that takes ten times as long
-        parts = [cast(nn.Module, self._modules[name])._parameters for name in ("depthwise", "widen", "narrow")]
-        norm = [self._parameters[name] for name in ("norm_weight", "norm_bias")]
-        return cast(tuple[Tensor, ...], (*norm, *(part[name] for part in parts for name in ("weight", "bias"))))
+    def weights(self) -> ResidualWeights:
+        """Its parameters, for the C++."""
+        layers = (self.depthwise, self.widen, self.narrow)
+        parts = (cast(Tensor, part) for layer in layers for part in (layer.weight, layer.bias))
+        return ResidualWeights(self.norm_weight, self.norm_bias, *parts)
 
 
 class ResidualStack(nn.ModuleList):
-    """Blocks one after another, in one call of C++ where that can be.
+    """Blocks one after another.
 
     Attributes:
         in_bytes: whether the C++ multiplies 8-bit integers, made of the weights as they are at the first call. Set it
@@ -93,7 +107,6 @@ class ResidualStack(nn.ModuleList):
     def __init__(self, count: int, channels: int, expansion: int, side: int, shifted: int = 0) -> None:
         super().__init__(ResidualBlock(channels, expansion, side, shifted) for _ in range(count))
         self.shifted = shifted
-        self._native: native.ResidualBlocks | None = None
 
     def forward(self, x: Tensor, past: Sequence[Tensor | None] = (), batch: int = 1) -> tuple[Tensor, list[Tensor]]:
         """See `ResidualBlock.forward`, with a past for each block, or none.
@@ -103,24 +116,94 @@ class ResidualStack(nn.ModuleList):
             past: `(batch, C', h, w)` of each block; empty at the beginning.
             batch: streams side by side.
         """
-        blocks = [cast(ResidualBlock, block) for block in self]
-        before = past or [None] * len(blocks)
-        if blocks and native.runs_natively(x, blocks[0].widen.weight):
-            return self._by_cpp(blocks)(x, before, batch)
         kept = []
-        for block, last in zip(blocks, before, strict=True):
+        for block, last in zip(self, past or [None] * len(self), strict=True):
             x, own = block(x, last, batch)
             kept.append(own)
         return x, kept
 
-    def _by_cpp(self, blocks: Sequence[ResidualBlock]) -> native.ResidualBlocks:
-        weights = [block.weights() for block in blocks]
-        in_bytes = self.in_bytes and not any(side % 4 for side in blocks[0].widen.weight.shape)
-        made = self._native
-        if made is None or made.in_bytes != in_bytes or not made.holds([one for block in weights for one in block]):
-            layers = [native.ResidualWeights(*block) for block in weights]
-            made = self._native = native.ResidualBlocks(layers, self.shifted, in_bytes=in_bytes)
-        return made
+    def step(self, pictures: int) -> Blocks:
+        """As a step of the C++ over the pictures of a number, in place."""
+        weights = [cast(ResidualBlock, block).weights() for block in self]
+        in_bytes = self.in_bytes and not any(side % 4 for side in weights[0].widen.shape)
+        return Blocks(blocks=weights, source=pictures, target=pictures, shifted=self.shifted, in_bytes=in_bytes)
+
+
+class SteppedNetwork(nn.Module, ABC):
+    """A network of such layers, in one call of C++ where that can be; hooks on its layers are not called then."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._native: _Native | None = None
+
+    @abstractmethod
+    def steps(self) -> list[Step]:
+        """What C++ does, as `relic_kernels.picture_network` has it: pictures 0 are the input."""
+
+    @abstractmethod
+    def by_torch(self, x: Tensor, past: Sequence[Tensor | None], batch: int) -> tuple[Tensor, list[Tensor]]:
+        """The same in PyTorch, see `run`."""
+
+    def run(self, x: Tensor, past: Sequence[Tensor | None] = (), batch: int = 1) -> tuple[Tensor, list[Tensor]]:
+        """Run the network.
+
+        Args:
+            x: `(N, C, H, W)` frames of any precision, those of one moment for all streams together.
+            past: for each block of all stacks what it kept, `(batch, C', h, w)`; empty at the beginning.
+            batch: streams side by side.
+
+        Returns:
+            The output, and what each block keeps; float32 by C++, else of the weights' precision.
+
+        Raises:
+            ValueError: for another number of channels, or a past of another size.
+        """
+        if may_run(torch.float32, x):
+            if self._native is None or not self._native.holds():
+                self._native = _Native(self, x.shape[1])
+            if self._native.network is not None:
+                return self._native.network(x, past, batch)
+        return self.by_torch(x, past, batch)
+
+
+class _Native:
+    """The C++ of a network.
+
+    Attributes:
+        network: None where it cannot run with the network's weights.
+    """
+
+    def __init__(self, network: SteppedNetwork, channels: int) -> None:
+        modules = list(network.modules())
+        # they are looked at before every call, and through attributes that takes ten times as long
+        self._owners: list[dict[str, Any]] = [
+            owner for module in modules for owner in (module._modules, module._parameters)
+        ]
+        self._parts = self._parts_now()
+        self._stacks = [module for module in modules if isinstance(module, ResidualStack)]
+        self._in_bytes = [stack.in_bytes for stack in self._stacks]
+        self.network: native.PictureNetwork | None = None
+        weights = list(network.parameters())
+        if may_run(weights[0].dtype, *weights) and native.fits(weights[0].dtype, steps := network.steps()):
+            self.network = native.PictureNetwork(channels, steps)
+
+    def __reduce__(self) -> tuple[type[None], tuple[()]]:
+        """See `relic_kernels.native.PlacedWeights`."""
+        return type(None), ()
+
+    def holds(self) -> bool:
+        """Whether it is still that of its network, whose parts may be cast, moved or put in place of others."""
+        parts = self._parts_now()
+        return (
+            self.network is not None
+            and len(parts) == len(self._parts)
+            and all(map(is_, parts, self._parts))
+            and [stack.in_bytes for stack in self._stacks] == self._in_bytes
+            and self.network.holds()
+        )
+
+    def _parts_now(self) -> list[object]:
+        return [*chain.from_iterable(map(dict.values, self._owners))]
 
 
 def multiply_bytes(network: nn.Module, on: bool) -> None:

@@ -13,8 +13,9 @@ frames 4i-3 .. 4i and depends on nothing later.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +23,9 @@ from torch import Tensor, nn
 from relic.checkpoint import digest_of, load_checkpoint, load_into
 from relic.config import from_json
 from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR, VaeConfig
-from relic.vae.layers import Pointwise, ResidualStack, channels_last
+from relic.vae.layers import Pointwise, ResidualStack, SteppedNetwork, channels_last
 from relic.vae.protocol import DecoderState, EncoderState, check_frames, check_latents
+from relic_kernels.picture_network import Layer, Step
 
 _QUARTER = SPATIAL_FACTOR // 2
 _PATCH_CHANNELS = 3 * TEMPORAL_FACTOR * SPATIAL_FACTOR**2
@@ -34,7 +36,7 @@ def _blocks(count: int, channels: int, config: VaeConfig) -> ResidualStack:
     return ResidualStack(count, channels, config.expansion, 3, int(channels * config.shift_fraction))
 
 
-class Encoder(nn.Module):
+class Encoder(SteppedNetwork):
     """Folded frames -> latents: a linear patch path plus a learned residual."""
 
     def __init__(self, config: VaeConfig) -> None:
@@ -49,13 +51,29 @@ class Encoder(nn.Module):
 
     def forward(self, x_N: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
         """(N, 12, H, W) frames -> (N, C, h, w) raw latents and the state after them."""
+        raw_N, past = self.run(x_N, state.past, state.batch)
+        return raw_N, EncoderState(state.batch, True, tuple(past))
+
+    def steps(self) -> list[Step]:
+        """See `SteppedNetwork.steps`: 1 and 2 are the pictures at a quarter and an eighth of the resolution."""
+        return [
+            self.stem.step(0, 1),
+            self.quarter.step(1),
+            self.down.step(1, 2),
+            self.eighth.step(2),
+            self.linear.step(0, 3),
+            self.head.step(2, 3, adds=True),
+        ]
+
+    def by_torch(self, x: Tensor, past: Sequence[Tensor | None], batch: int) -> tuple[Tensor, list[Tensor]]:
+        """See `SteppedNetwork.run`."""
         first = len(self.quarter)
-        y, quarter = self.quarter(self.stem(x_N), state.past[:first], state.batch)
-        y, eighth = self.eighth(self.down(y), state.past[first:], state.batch)
-        return self.linear(x_N) + self.head(y), EncoderState(state.batch, True, (*quarter, *eighth))
+        y, quarter = self.quarter(self.stem(x), past[:first], batch)
+        y, eighth = self.eighth(self.down(y), past[first:], batch)
+        return self.linear(x) + self.head(y), [*quarter, *eighth]
 
 
-class Decoder(nn.Module):
+class Decoder(SteppedNetwork):
     """Latents -> folded frames: the linear path's way back plus a learned residual."""
 
     def __init__(self, config: VaeConfig) -> None:
@@ -70,11 +88,38 @@ class Decoder(nn.Module):
 
     def forward(self, z_N: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """(N, C, h, w) raw latents -> (N, 12, H, W) frames and the state after them."""
+        x_N, past = self.run(z_N, state.past, state.batch)
+        return x_N, DecoderState(state.batch, True, tuple(past))
+
+    def steps(self) -> list[Step]:
+        """See `SteppedNetwork.steps`: 1 and 2 are the pictures at an eighth and a quarter of the resolution."""
+        return [
+            Layer(weight=self.stem.weight, bias=cast(Tensor, self.stem.bias), source=0, target=1),
+            self.eighth.step(1),
+            self.up.step(1, 2),
+            self.quarter.step(2),
+            self.linear.step(0, 3),
+            self.head.step(2, 3, adds=True),
+        ]
+
+    def by_torch(self, x: Tensor, past: Sequence[Tensor | None], batch: int) -> tuple[Tensor, list[Tensor]]:
+        """See `SteppedNetwork.run`."""
         first = len(self.eighth)
-        y = self.stem(channels_last(z_N.to(self.stem.weight.dtype)))
-        y, eighth = self.eighth(y, state.past[:first], state.batch)
-        y, quarter = self.quarter(self.up(y), state.past[first:], state.batch)
-        return self.linear(z_N) + self.head(y), DecoderState(state.batch, True, (*eighth, *quarter))
+        y = self.stem(channels_last(x.to(self.stem.weight.dtype)))
+        y, eighth = self.eighth(y, past[:first], batch)
+        y, quarter = self.quarter(self.up(y), past[first:], batch)
+        return self.linear(x) + self.head(y), [*eighth, *quarter]
+
+
+def _folded(frames: Tensor, *, begins: bool) -> Tensor:
+    """(B, 3, T, H, W) -> (N, 12, H, W): four frames side by side, a film's first one four times."""
+    batch, _, count, height, width = frames.shape
+    first = int(begins)
+    x = frames.new_empty(first + count // TEMPORAL_FACTOR, batch, TEMPORAL_FACTOR, 3, height, width)
+    if begins:
+        x[0].copy_(frames[:, :, :1].transpose(1, 2).expand_as(x[0]))
+    x[first:].copy_(frames[:, :, first:].unflatten(2, (-1, TEMPORAL_FACTOR)).permute(2, 0, 3, 1, 4, 5))
+    return x.flatten(2, 3).flatten(0, 1)
 
 
 class TinyVae(nn.Module):
@@ -137,10 +182,7 @@ class TinyVae(nn.Module):
     def encode_step(self, frames: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
         """See `VideoEncoder.encode_step`."""
         check_frames(frames, state)
-        if not state.started:
-            frames = torch.cat([frames[:, :, :1].expand(-1, -1, TEMPORAL_FACTOR - 1, -1, -1), frames], dim=2)
-        x = frames.unflatten(2, (-1, TEMPORAL_FACTOR)).permute(2, 0, 3, 1, 4, 5)
-        raw_N, after = self.encoder(x.flatten(2, 3).flatten(0, 1), state)
+        raw_N, after = self.encoder(_folded(frames, begins=not state.started), state)
         z_N = (raw_N.to(frames.dtype) - self.latent_mean[:, None, None]) / self.latent_scale
         return z_N.unflatten(0, (-1, state.batch)).permute(1, 2, 0, 3, 4).contiguous(), after
 

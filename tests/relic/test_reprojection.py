@@ -285,6 +285,23 @@ def test_depth_is_within_its_range_and_odd_pictures_are_refused() -> None:
         network(torch.zeros(1, 3, 100, 160))
 
 
+@pytest.mark.native
+@pytest.mark.parametrize("size", [(32, 48), (16, 16), (96, 160)])
+def test_cpp_sees_the_depth_that_torch_sees(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    network = DepthNet(DepthConfig(channels=(8, 12, 16), blocks=(1, 2, 2)))
+    for parameter in network.parameters():
+        if not parameter.any():
+            torch.nn.init.normal_(parameter, std=0.3)
+    pictures = torch.rand(2, 3, *size) * 2 - 1
+    with torch.no_grad():
+        got = network(pictures)
+        with force("reference"):
+            expected = network(pictures)
+    assert not torch.equal(got, expected)
+    torch.testing.assert_close(got, expected, atol=3e-5, rtol=1e-5)
+
+
 def test_depth_may_depend_on_the_place_in_the_picture_alone() -> None:
     network = DepthNet(DepthConfig.tiny())
     with torch.no_grad():

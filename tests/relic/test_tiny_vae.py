@@ -1,13 +1,17 @@
+import copy
 import dataclasses
+from collections.abc import Callable
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from relic.config import from_json, to_json
 from relic.vae.config import VaeConfig
-from relic.vae.layers import ResidualStack
+from relic.vae.layers import multiply_bytes
 from relic.vae.tiny_vae import TinyVae
 from relic_kernels.dispatch import force
 
@@ -196,17 +200,90 @@ def test_bad_sizes_are_named(values: dict[str, object]) -> None:
         VaeConfig(**values)  # type: ignore[arg-type]
 
 
-@pytest.mark.native
-def test_a_parameter_put_in_place_of_another_is_seen() -> None:
-    torch.manual_seed(0)
-    stack, x = ResidualStack(2, 8, 2, 3), torch.randn(1, 8, 4, 6)
+def decoded(vae: TinyVae, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """By C++, and by PyTorch."""
     with torch.no_grad():
-        for block in stack:
-            block.narrow.weight.normal_()
-        before, _ = stack(x)
-        stack[1].widen.weight = torch.nn.Parameter(3 * stack[1].widen.weight)
-        after, _ = stack(x)
+        shown = vae.decode(latents)
         with force("reference"):
-            expected, _ = stack(x)
-    assert not torch.allclose(after, before)
-    assert torch.allclose(after, expected, atol=1e-5)
+            return shown, vae.decode(latents)
+
+
+@pytest.mark.native
+def test_weights_and_layers_put_in_place_of_others_are_seen() -> None:
+    vae, latents = lively_vae(), torch.randn(1, 16, 2, 4, 6)
+    before, _ = decoded(vae, latents)
+
+    def check() -> None:
+        nonlocal before
+        after, expected = decoded(vae, latents)
+        assert not torch.allclose(after, before, atol=1e-3)
+        assert torch.allclose(after, expected, atol=3e-5, rtol=1e-5)
+        before = after
+
+    decoder = vae.decoder
+    decoder.eighth[0].widen.weight = torch.nn.Parameter(3 * decoder.eighth[0].widen.weight)  # type: ignore[union-attr]
+    check()
+    decoder.quarter[0] = copy.deepcopy(decoder.quarter[0])
+    torch.nn.init.normal_(decoder.quarter[0].narrow.weight)  # type: ignore[arg-type, union-attr]
+    check()
+    decoder.head.bias.data = decoder.head.bias + 1
+    check()
+    decoder.stem.weight.data.mul_(2)
+    check()
+
+
+@pytest.mark.native
+def test_a_copy_and_a_cast_network_run_by_their_own_weights() -> None:
+    vae, latents = lively_vae(), torch.randn(1, 16, 2, 4, 6)
+    before, _ = decoded(vae, latents)
+    other = copy.deepcopy(vae)
+    for parameter in other.parameters():
+        parameter.data.mul_(0.5)
+    assert torch.equal(decoded(vae, latents)[0], before)
+    shown, expected = decoded(other, latents)
+    assert not torch.allclose(shown, before, atol=1e-3)
+    assert torch.allclose(shown, expected, atol=3e-5, rtol=1e-5)
+    vae.to(torch.float64)
+    shown, expected = decoded(vae, latents.double())
+    assert torch.equal(shown, expected), "C++ has no float64"
+    assert torch.allclose(shown, before.double(), atol=3e-5, rtol=1e-5)
+
+
+@pytest.mark.native
+def test_whether_bytes_are_multiplied_may_change(require: Callable[..., None]) -> None:
+    require("bytes")
+    vae, latents = lively_vae(), torch.randn(1, 16, 2, 4, 6)
+    before, _ = decoded(vae, latents)
+    multiply_bytes(vae, True)
+    shown, _ = decoded(vae, latents)
+    assert 1e-4 < (shown - before).norm() / before.norm() < 3e-2
+    multiply_bytes(vae, False)
+    assert torch.equal(decoded(vae, latents)[0], before)
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("values", [{"latent_channels": 15}, {"decoder_channels": (9, 16)}])
+def test_odd_widths_are_run_by_torch(values: dict[str, Any]) -> None:
+    vae = lively_vae(config=dataclasses.replace(VaeConfig.tiny(), **values))
+    shown, expected = decoded(vae, torch.randn(1, vae.config.latent_channels, 2, 4, 6))
+    assert torch.equal(shown, expected)
+
+
+@pytest.mark.native
+def test_pretended_tensors_have_no_numbers_for_the_cpp() -> None:
+    vae = lively_vae()
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        latents = vae.encode(torch.zeros(1, 3, 5, 16, 24))
+        assert vae.decode(latents).shape == (1, 3, 5, 16, 24)
+        assert isinstance(latents, FakeTensor)
+    shown, expected = decoded(vae, torch.randn(1, 16, 2, 2, 3))
+    assert torch.allclose(shown, expected, atol=3e-5, rtol=1e-5)
+
+
+def test_frames_are_folded_with_the_first_one_four_times() -> None:
+    vae, frames, seen = lively_vae(), video(frames=9), []
+    vae.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))
+    vae.encode(frames)
+    repeated = torch.cat([frames[:, :, :1].expand(-1, -1, 3, -1, -1), frames], dim=2)
+    expected = repeated.unflatten(2, (3, 4)).permute(2, 0, 3, 1, 4, 5).reshape(6, 12, 16, 24)
+    assert torch.equal(seen[0], expected)

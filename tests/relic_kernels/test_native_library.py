@@ -12,18 +12,16 @@ import torch
 
 from relic_kernels.linear_layers import LinearLayers
 from relic_kernels.native import has_tiles, library, why_not
-from relic_kernels.residual_blocks import ResidualBlocks
 from tests.relic_kernels.closeness import assert_close
 from tests.relic_kernels.frame_problems import CASES, IN_BYTES, TOLERANCE, TOLERANCE_IN_BYTES, Problem
+from tests.relic_kernels.picture_problems import CASES as PICTURES
+from tests.relic_kernels.picture_problems import IN_BYTES as PICTURES_IN_BYTES
+from tests.relic_kernels.picture_problems import TOLERANCE as PICTURE_TOLERANCE
+from tests.relic_kernels.picture_problems import TOLERANCE_IN_BYTES as PICTURE_TOLERANCE_IN_BYTES
+from tests.relic_kernels.picture_problems import of_all_steps, of_blocks
 from tests.relic_kernels.test_linear_layers import TOLERANCE as LAYER_TOLERANCE
 from tests.relic_kernels.test_linear_layers import exact as exact_layers
 from tests.relic_kernels.test_linear_layers import layers_of
-from tests.relic_kernels.test_residual_blocks import CASES as PICTURES
-from tests.relic_kernels.test_residual_blocks import IN_BYTES as PICTURES_IN_BYTES
-from tests.relic_kernels.test_residual_blocks import TOLERANCE as PICTURE_TOLERANCE
-from tests.relic_kernels.test_residual_blocks import TOLERANCE_IN_BYTES as PICTURE_TOLERANCE_IN_BYTES
-from tests.relic_kernels.test_residual_blocks import exactly as exact_picture
-from tests.relic_kernels.test_residual_blocks import problem as picture_problem
 
 pytestmark = pytest.mark.native
 
@@ -68,17 +66,12 @@ def check_operators(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None
         problem = Problem(CASES[name], dtype, in_bytes=True)
         assert_close("velocity", problem.run(threads=3), problem.exact, TOLERANCE_IN_BYTES[dtype])
     monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
-    for case in PICTURES.values():
-        x, blocks, past = picture_problem(case, dtype)
-        got, _ = ResidualBlocks(blocks, case.shifted)(x, past, case.streams)
-        exact, _ = exact_picture(case, x, blocks, past)
-        assert_close("x", got, exact, PICTURE_TOLERANCE[dtype])
-    for name in PICTURES_IN_BYTES:
-        case = PICTURES[name]
-        x, blocks, past = picture_problem(case, dtype)
-        got, _ = ResidualBlocks(blocks, case.shifted, in_bytes=True)(x, past, case.streams)
-        exact, _ = exact_picture(case, x, blocks, past, in_bytes=True)
-        assert_close("x", got, exact, PICTURE_TOLERANCE_IN_BYTES[dtype])
+    pictures = [of_blocks(case, dtype) for case in PICTURES.values()]
+    in_bytes = [of_blocks(PICTURES[name], dtype, in_bytes=True) for name in PICTURES_IN_BYTES]
+    for picture in [*pictures, of_all_steps(dtype)]:
+        assert_close("pictures", picture.run()[0], picture.exactly()[0], PICTURE_TOLERANCE[dtype])
+    for picture in [*in_bytes, of_all_steps(dtype, in_bytes=True)]:
+        assert_close("pictures", picture.run()[0], picture.exactly()[0], PICTURE_TOLERANCE_IN_BYTES[dtype])
     layers, rows = layers_of(3, 64, 22, dtype), torch.randn(70, 64).to(dtype)
     assert_close("outputs", LinearLayers(layers)(rows, 3), exact_layers(rows, layers), LAYER_TOLERANCE[dtype])
 

@@ -4,20 +4,24 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
 from relic_kernels.dispatch import is_forced
 from relic_kernels.native.library import why_not
+
+_WITH_NUMBERS = (Tensor, Parameter)
 
 
 def may_run(dtype: torch.dtype, *tensors: Tensor) -> bool:
     """Whether the C++ may compute with tensors on a processor, where it can be had in `dtype`.
 
-    Not with gradients, under autocast, or where another implementation is forced.
+    Not with gradients, under autocast, where another implementation is forced, or with tensors that only pretend to
+    have numbers.
     """
     return (
         not torch.is_grad_enabled()
         and not is_forced()
-        and all(tensor.is_cpu for tensor in tensors)
+        and all(tensor.is_cpu and type(tensor) in _WITH_NUMBERS for tensor in tensors)
         and not torch.is_autocast_enabled("cpu")
         and why_not(dtype) is None
     )
