@@ -17,9 +17,9 @@ from relic_kernels.native import why_not_bytes
 Precision = Literal["auto", "float32", "bfloat16", "int8"]
 """What the networks of a world on a processor compute in.
 
-`auto` chooses the number format by `suits_bfloat16`, and has the layers of the blocks of the transformer and of the
-encoder, multiply 8-bit integers where they can; `int8` is the same, and refused where they cannot. The
-other two multiply no integers.
+`auto` chooses the number format by `suits_bfloat16`, and has the layers of the transformer's blocks, and of most of the
+picture networks', multiply 8-bit integers where they can; `int8` is the same, and refused where they cannot. The other
+two multiply no integers.
 """
 
 _FAST = ("avx512_bf16", "amx_bf16", "bf16")
