@@ -47,7 +47,7 @@ def multiplies_bytes(precision: Precision) -> bool:
         return False
     why = why_not_bytes()
     if why is not None and precision == "int8":
-        raise ValueError(f"precision int8: {why}")
+        raise ValueError(f"precision int8 is computed by C++ operators, and here: {why}")
     return why is None
 
 

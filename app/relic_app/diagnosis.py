@@ -158,10 +158,11 @@ def check_native() -> Finding:
 
     why = why_not(torch.float32)
     if why is None:
-        formats = "float32 and bfloat16" if why_not(torch.bfloat16) is None else "float32"
-        formats += " and 8-bit integers" if why_not_bytes() is None else ""
-        formats += ", with AMX tiles" if has_tiles() else ""
-        return ok("C++ operators", f"compiled for this processor, in {formats}")
+        formats = ["float32"]
+        formats += ["bfloat16"] if why_not(torch.bfloat16) is None else []
+        formats += ["8-bit integers"] if why_not_bytes() is None else []
+        tiles = "; products by AMX tiles" if has_tiles() else ""
+        return ok("C++ operators", f"compiled for this processor, in {', '.join(formats)}{tiles}")
     fault, _, remedy = why.rpartition(": ")
     return Finding(
         name="C++ operators",
