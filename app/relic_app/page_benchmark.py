@@ -33,9 +33,9 @@ _PATIENCE_MS = 120_000
 
 
 @contextmanager
-def served_page(weights: Path | None) -> Iterator[str]:
-    """The address of a `relic play` in a process of its own."""
-    command = [sys.executable, "-m", "relic_app", "play", "--port", "0"]
+def served_page(weights: Path | None, *options: str) -> Iterator[str]:
+    """The address of a `relic play` in a process of its own, with other options of it."""
+    command = [sys.executable, "-m", "relic_app", "play", "--port", "0", *options]
     if weights is not None:
         command += ["--weights", str(weights)]
     environment = os.environ | {"PYTHONUNBUFFERED": "1"}
@@ -52,7 +52,9 @@ def served_page(weights: Path | None) -> Iterator[str]:
         server.stdout.close()
 
 
-def measure_page(weights: Path | None, seconds: float, chromium: str, screenshot: Path | None) -> str:
+def measure_page(
+    weights: Path | None, seconds: float, chromium: str, screenshot: Path | None, steps: int | None = None
+) -> str:
     """Walk with random keys and tell frames a second, frame gaps and latencies.
 
     Args:
@@ -60,18 +62,22 @@ def measure_page(weights: Path | None, seconds: float, chromium: str, screenshot
         seconds: length of the walk, > 0.
         chromium: path of the browser.
         screenshot: where to write a picture of the page at the end.
+        steps: denoising steps a block; None for the world's own.
 
     Raises:
-        ValueError: when `seconds` is not positive or the server does not start.
+        ValueError: when `seconds` or `steps` is not positive or the server does not start.
         FileNotFoundError: when there is no such browser.
     """
     if seconds <= 0:
         raise ValueError(f"seconds {seconds} must be positive")
+    if steps is not None and steps < 1:
+        raise ValueError(f"steps {steps} must be at least 1")
     if not Path(chromium).is_file():
         raise FileNotFoundError(f"no browser at {chromium}: install chromium, or name one with --chromium")
     from playwright.sync_api import sync_playwright
 
-    with served_page(weights) as url, sync_playwright() as playwright:
+    chosen = () if steps is None else ("--steps", str(steps))
+    with served_page(weights, *chosen) as url, sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=chromium, args=list(CHROMIUM_FLAGS))
         page = browser.new_page(viewport={"width": 1440, "height": 900})
         page.goto(url)
