@@ -51,7 +51,7 @@ _TILES: dict[tuple[AttentionKernel, int], dict[Target, Tile]] = {
         "sm_100": Tile(128, 64, 8, 2), "sm_120": Tile(128, 64, 8, 2), "gfx942": Tile(128, 32, 8, 1),
     },
     ("forward", 128): {
-        "sm_80": Tile(128, 32, 8, 2), "sm_89": Tile(128, 32, 8, 2), "sm_90": Tile(128, 64, 8, 2),
+        "sm_80": Tile(64, 64, 8, 2), "sm_89": Tile(128, 32, 8, 2), "sm_90": Tile(128, 64, 8, 2),
         "sm_100": Tile(128, 64, 8, 2), "sm_120": Tile(128, 32, 8, 2), "gfx942": Tile(64, 32, 4, 1),
     },
     ("query_gradient", 64): {
