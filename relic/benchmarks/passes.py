@@ -23,9 +23,8 @@ from relic.memory.context import MemoryContext
 from relic.memory.kv_cache import KVMemory
 from relic.memory.placing import oldest_time, places
 from relic.model.rope import grid_positions, rotate, rotation
-from relic.model.transformer import Control, TextKV
 from relic.packing import PackedLinear, unpacked
-from relic.rollout import denoise_block
+from relic.rollout import commit_pass, denoise_block
 from relic.world import World
 from relic_kernels.attention_backends import attend_as_chosen
 from relic_kernels.dispatch import force
@@ -102,7 +101,7 @@ def pass_times(world: World, memory: MemoryConfig, seconds: float, repeats: int)
             model.encode_text(tokens)
         context = context_of(filled, model.config, sampler.block_frames)
         latents = denoise_block(model, context, control, text, noise, sampler)
-        return _commit_pass(world, context, control, text, latents)
+        return commit_pass(model, context, control, text, latents, sampler.commit_sigma)
 
     def laid_out(context_of: type[MemoryContext] = MemoryContext, *, embed_prompt: bool = False) -> Tensor:
         with unpacked(model):
@@ -135,12 +134,6 @@ def _by_operators(way: Callable[[], Tensor]) -> Callable[[], Tensor]:
             return way()
 
     return called
-
-
-def _commit_pass(world: World, context: MemoryContext, control: Control, text: TextKV, latents: Tensor) -> Tensor:
-    """The pass of `relic.rollout.commit_block`, its keys and values left unwritten."""
-    level = latents.new_full((latents.shape[0], latents.shape[2]), world.config.sampler.commit_sigma)
-    return world.model(latents, level, control, text, context)
 
 
 def format_pass_times(times: PassTimes) -> str:
