@@ -10,13 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from relic.actions import Speeds, action_from_keys
+from relic.benchmarks.walks import forward_and_left
 from relic.engine import WorldEngine
 from relic.precision import Precision
 from relic.world import World
 from relic_kernels.dispatch import force
 
-_WALK = ("KeyW", "ArrowLeft")
 _LARGEST = 255.0
 
 
@@ -69,7 +68,7 @@ def _walks(world: World, starts: Sequence[Start], seconds: int) -> NDArray[np.fl
     """`(starts, seconds, frames a second, H, W, 3)`."""
     engine = WorldEngine(world)
     blocks = seconds * world.config.fps // engine.frames_per_block
-    walk = action_from_keys(_WALK, Speeds())
+    walk = forward_and_left()
     films = []
     for start in starts:
         engine.start(start.picture, start.prompt, seed=0)

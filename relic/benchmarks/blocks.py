@@ -12,8 +12,9 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from relic.actions import Speeds, action_from_keys, static_actions
+from relic.actions import static_actions
 from relic.benchmarks.timing import medians_s
+from relic.benchmarks.walks import forward_and_left
 from relic.camera import CameraPath, CameraPose, continue_path
 from relic.config import MemoryPolicy
 from relic.engine import WorldEngine
@@ -67,7 +68,7 @@ def block_times(world: World, policy: MemoryPolicy, seconds: Sequence[float], re
     times: list[list[float]] = [[] for _ in marks]
     tokens, megabytes = [0] * len(marks), [0.0] * len(marks)
     picture = np.random.default_rng(0).integers(0, 256, (config.height, config.width, 3), dtype=np.uint8)
-    walk = action_from_keys(("KeyW", "ArrowLeft"), Speeds())
+    walk = forward_and_left()
     for repeat in range(repeats):
         engine = WorldEngine(policed)
         engine.start(picture, "a room", repeat)
@@ -132,7 +133,7 @@ def part_times(world: World, seconds: float, repeats: int) -> PartTimes:
     config, model = world.config, world.model
     size, pixel = config.sampler.block_frames, config.model.frames_per_latent
     before = round(seconds * config.fps / (size * pixel))
-    walk = np.tile(action_from_keys(("KeyW", "ArrowLeft"), Speeds()), (size * pixel, 1))
+    walk = np.tile(forward_and_left(), (size * pixel, 1))
     memory, screen = make_memory(config.memory, config.model), world.screen()
     text = model.encode_text(world.text_encoder.encode(["a room"]))
     shape = (1, config.model.in_channels, size, config.model.latent_height, config.model.latent_width)

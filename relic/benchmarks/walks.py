@@ -11,12 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from relic.actions import Speeds, action_from_keys
 from relic.engine import WorldEngine
 from relic.world import World
-
-_WALK = ("KeyW", "ArrowLeft")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -37,6 +36,11 @@ class WalkSpeed:
         return self.frames / self.seconds
 
 
+def forward_and_left() -> NDArray[np.float64]:
+    """The action `(13,)` that every measured walk holds."""
+    return action_from_keys(("KeyW", "ArrowLeft"), Speeds())
+
+
 def walk_speed(world: World, seconds: float, steps: int | None = None) -> WalkSpeed:
     """Draw a walk of `seconds` through noise, decoding included, after two blocks to warm up.
 
@@ -53,7 +57,7 @@ def walk_speed(world: World, seconds: float, steps: int | None = None) -> WalkSp
     blocks = round(seconds * world.config.fps / engine.frames_per_block)
     if blocks < 1:
         raise ValueError(f"{seconds:g} s is less than a block of {engine.frames_per_block / world.config.fps:g} s")
-    walk = action_from_keys(_WALK, Speeds())
+    walk = forward_and_left()
     for _ in range(2):
         engine.step(walk)
     engine = started_engine(world)
@@ -97,9 +101,9 @@ def _stages(weights: Path | None) -> Iterator[str]:
     yield "text encoder loaded, a prompt encoded"
     engine = started_engine(world)
     yield "picture encoded and committed"
-    engine.step(action_from_keys(_WALK, Speeds()))
+    engine.step(forward_and_left())
     yield "first block"
-    engine.step(action_from_keys(_WALK, Speeds()))
+    engine.step(forward_and_left())
     yield "second block"
 
 
