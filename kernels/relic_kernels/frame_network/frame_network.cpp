@@ -136,9 +136,8 @@ private:
         norm(scale, 1.f, shift, rows_of(dim, thread, threads),
              [&](int r, int v, const Floats *both) { pack_two<T>(both, narrow, r, v); });
         barrier();
-        linear(Linear<T>{ends.out, ends.out_bias}, narrow, dim, rows, [&](int r, int v, const Floats *both) {
-            for (int i = 0; i < 2; ++i) put(wide, r + i, v, both[i]);
-        });
+        linear(Linear<T>{ends.out, ends.out_bias}, narrow, dim, rows,
+               [&](int r, int v, const Floats *both) { put_two(both, wide, r, v); });
         for (int r = rows.first; r < rows.last; ++r) {
             const int cell = r / sizes.channels;
             cells(r % sizes.channels, cell / sizes.side, cell % sizes.side, [&](int lane, long place) {
@@ -179,8 +178,7 @@ private:
 
     // Two rows of what `operand` makes ready; nothing else may be in `wide`, or in `narrow` for layers of T.
     INLINE void hand_over(const Floats *both, int r, int v) {
-        if constexpr (BYTES)
-            for (int i = 0; i < 2; ++i) put(wide, r + i, v, both[i]);
+        if constexpr (BYTES) put_two(both, wide, r, v);
         else pack_two<T>(both, narrow, r, v);
     }
 
@@ -264,9 +262,7 @@ private:
     }
 
     void to_rows(const Matrix &matrix, const Operand &from, float *to, Share outputs) {
-        product(matrix, from, outputs, [&](int r, int v, const Floats *both) {
-            for (int i = 0; i < 2; ++i) put(to, r + i, v, both[i]);
-        });
+        product(matrix, from, outputs, [&](int r, int v, const Floats *both) { put_two(both, to, r, v); });
     }
 
     // A product, changed by `change(row, value)`, is added to `x`.

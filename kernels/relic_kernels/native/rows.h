@@ -6,6 +6,11 @@
 INLINE Floats at(const float *rows, int row, int v) { return load<Floats>(rows + row * LANES + v * WIDTH); }
 INLINE void put(float *rows, int row, int v, Floats value) { store(rows + row * LANES + v * WIDTH, value); }
 
+// Two rows' values, row `row` first.
+INLINE void put_two(const Floats *both, float *rows, int row, int v) {
+    for (int i = 0; i < 2; ++i) put(rows, row + i, v, both[i]);
+}
+
 // (tokens, dim) numbers -> rows of floats; lanes without a token are 0.
 template <class T>
 void rows_of_tokens(const typename T::Scalar *from, int tokens, int dim, float *rows, Share words) {

@@ -197,8 +197,7 @@ private:
                 [&](int r, int v, const Floats *both) {
                     Floats active[2];
                     for (int i = 0; i < 2; ++i) active[i] = silu<T::ROUNDED>(both[i]);
-                    if constexpr (BYTES)
-                        for (int i = 0; i < 2; ++i) put(hidden, r + i, v, active[i]);
+                    if constexpr (BYTES) put_two(active, hidden, r, v);
                     else pack_two<T>(active, (uint32_t *)hidden, r, v);
                 });
     }

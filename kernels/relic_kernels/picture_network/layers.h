@@ -92,9 +92,8 @@ public:
             const int frame = job / chunks, chunk = job % chunks;
             gather(from, frame, chunk, rows);
             pack<T>(rows, {0, inputs}, packed);
-            linear(Linear<T>{step.weight, step.bias}, packed, inputs, outputs, [&](int r, int v, const Floats *both) {
-                for (int i = 0; i < 2; ++i) put(done, r + i, v, both[i]);
-            });
+            linear(Linear<T>{step.weight, step.bias}, packed, inputs, outputs,
+                   [&](int r, int v, const Floats *both) { put_two(both, done, r, v); });
             scatter(done, frame, chunk, outputs, to);
         }
     }
