@@ -6,30 +6,34 @@ All functions broadcast `sigma` over the trailing axes of the latents.
 
 from __future__ import annotations
 
+from typing import TypeVar
+
 import torch
 from torch import Tensor
 
+Level = TypeVar("Level", float, Tensor)
+
 
 def _expand(sigma: Tensor, like: Tensor) -> Tensor:
-    return sigma.reshape(sigma.shape + (1,) * (like.ndim - sigma.ndim)).to(like.dtype)
+    trailing = (1,) * (like.ndim - sigma.ndim)
+    return (sigma.reshape(sigma.shape + trailing) if sigma.ndim else sigma).to(like)
 
 
-def shift_sigma(sigma: Tensor, shift: float) -> Tensor:
+def shift_sigma(sigma: Level, shift: float) -> Level:
     """Move noise levels towards 1: `s sigma / (1 + (s - 1) sigma)` (SD3, eq. 23)."""
     return shift * sigma / (1 + (shift - 1) * sigma)
 
 
 def sampling_sigmas(steps: int, shift: float) -> Tensor:
     """Noise levels of a sampler, from 1 down to 0: `(steps + 1,)` float32."""
-    # named, because torch forgets that linspace follows the default device once transformers has loaded a model
-    device = torch.get_default_device()
-    return shift_sigma(torch.linspace(1.0, 0.0, steps + 1, device=device), shift)
+    levels = [shift_sigma(1 - step / steps, shift) for step in range(steps + 1)]
+    # named, because torch forgets that new tensors follow the default device once transformers has loaded a model
+    return torch.tensor(levels, device=torch.get_default_device())
 
 
 def add_noise(x0: Tensor, noise: Tensor, sigma: Tensor) -> Tensor:
     """Latents at noise level `sigma`."""
-    weight = _expand(sigma, x0)
-    return (1 - weight) * x0 + weight * noise
+    return torch.lerp(x0, noise, _expand(sigma, x0))
 
 
 def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
@@ -39,7 +43,7 @@ def velocity_target(x0: Tensor, noise: Tensor) -> Tensor:
 
 def x0_from_velocity(x: Tensor, velocity: Tensor, sigma: Tensor) -> Tensor:
     """Clean latents implied by a velocity at noise level `sigma`."""
-    return x - _expand(sigma, x) * velocity
+    return torch.addcmul(x, _expand(sigma, x), velocity, value=-1)
 
 
 def velocity_from_x0(x: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
@@ -49,4 +53,4 @@ def velocity_from_x0(x: Tensor, x0: Tensor, sigma: Tensor) -> Tensor:
 
 def euler_step(x: Tensor, velocity: Tensor, sigma: Tensor, next_sigma: Tensor) -> Tensor:
     """One step of the flow from `sigma` to `next_sigma`."""
-    return x + _expand(next_sigma - sigma, x) * velocity
+    return torch.addcmul(x, _expand(next_sigma - sigma, x), velocity)

@@ -7,12 +7,11 @@ Axes: B batch, C latent channels, F latent frames of a block, h, w latent cells.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, cast
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -129,17 +128,9 @@ def commit_block(
         context: in which the block was drawn, to spare making it anew; None for a block that was not.
     """
     context = context or MemoryContext(memory, model.config, latents.shape[2])
-    commit_pass(model, context, control, text, latents, sigma)
-    memory.append(*context.own_kv)
-
-
-@torch.no_grad()
-def commit_pass(
-    model: RelicTransformer, context: MemoryContext, control: Control, text: TextKV, latents: Tensor, sigma: float
-) -> Tensor:
-    """The pass of `commit_block`: the context then holds what is to be written. Velocity `(B, C, F, h, w)`."""
     level = latents.new_full((latents.shape[0], latents.shape[2]), sigma)
-    return cast(Tensor, model(latents, level, dataclasses.replace(control, guide=None), text, context))
+    model.remember(latents, level, control, text, context)
+    memory.append(*context.own_kv)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -114,7 +114,6 @@ class World:
         for network in (vae, *([] if depth is None else [depth])):
             cast_parameters(network, dtype)
         pack_linears(model)
-        model.condition_embedder.keeps_times = True
         return cls(config, model, vae, MiniLMEncoder(config.model.text_tokens), depth, in_bytes=in_bytes)
 
     def save(self, folder: Path, provenance: Mapping[str, Any] | None = None) -> Manifest:

@@ -24,7 +24,7 @@ from relic.memory.kv_cache import KVMemory
 from relic.memory.placing import oldest_time, places
 from relic.model.rope import grid_positions, rotate, rotation
 from relic.packing import PackedLinear, unpacked
-from relic.rollout import commit_pass, denoise_block
+from relic.rollout import denoise_block
 from relic.world import World
 from relic_kernels.attention_backends import attend_as_chosen
 from relic_kernels.dispatch import force
@@ -95,13 +95,15 @@ def pass_times(world: World, memory: MemoryConfig, seconds: float, repeats: int)
     control = model.encode_control(camera)
     tokens = world.text_encoder.encode(["a room"])
     text = model.encode_text(tokens)
+    level = noise.new_full((noise.shape[0], noise.shape[2]), sampler.commit_sigma)
 
     def block(context_of: type[MemoryContext] = MemoryContext, *, embed_prompt: bool = False) -> Tensor:
         for _ in range(sampler.steps + 1 if embed_prompt else 0):
             model.encode_text(tokens)
         context = context_of(filled, model.config, sampler.block_frames)
         latents = denoise_block(model, context, control, text, noise, sampler)
-        return commit_pass(model, context, control, text, latents, sampler.commit_sigma)
+        model.remember(latents, level, control, text, context)
+        return latents
 
     def laid_out(context_of: type[MemoryContext] = MemoryContext, *, embed_prompt: bool = False) -> Tensor:
         with unpacked(model):

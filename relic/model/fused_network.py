@@ -6,7 +6,7 @@ S text tokens.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from weakref import WeakKeyDictionary
 
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from relic.config import ModelConfig
 from relic.model.attention import AttentionContext, SlottedContext
+from relic.packing import Written, written_as
 from relic_kernels.frame_network import (
     MAX_TOKENS,
     BlockInputs,
@@ -25,6 +26,38 @@ from relic_kernels.frame_network import (
     PreparedInputs,
 )
 from relic_kernels.native import may_run
+
+_KEPT_TIMES = 64
+
+
+class KeptTimes:
+    """Embeddings of noise levels, kept for the next pass at the same ones: a played world's are few.
+
+    Args:
+        embed: `(B, 1)` -> modulation of the blocks `(B, 1, 6, M)` and of the last layer `(B, 1, 2, M)`.
+        weights: what `embed` reads.
+    """
+
+    def __init__(self, embed: Callable[[Tensor], tuple[Tensor, Tensor]], weights: Sequence[Tensor]) -> None:
+        self._embed, self._weights = embed, weights
+        self._kept: dict[tuple[float, ...], tuple[Tensor, Tensor]] = {}
+        self._kept_of: list[Written] = []
+
+    def drop_old(self) -> None:
+        """Forget what was made of weights that were written since."""
+        written = [written_as(weight) for weight in self._weights]
+        if self._kept_of != written:
+            self._kept, self._kept_of = {}, written
+
+    def at(self, sigma: Tensor, levels: Sequence[float]) -> tuple[Tensor, Tensor]:
+        """`(B, 6, M)` and `(B, 2, M)` float32 of noise levels `(B, 1)`, given as numbers besides."""
+        key = tuple(levels)
+        if key not in self._kept:
+            if len(self._kept) >= _KEPT_TIMES:
+                self._kept = {}
+            modulation, ends = self._embed(sigma)
+            self._kept[key] = modulation[:, 0].float(), ends[:, 0].float()
+        return self._kept[key]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -48,6 +81,7 @@ class FusedNetwork:
     Args:
         ends: parameters of the patch embedding and of the last layer; read where they lie.
         layers: the blocks' parameters, likewise.
+        times: embeddings of noise levels.
         config: network sizes.
         in_bytes: whether the blocks' layers multiply 8-bit integers.
 
@@ -56,7 +90,13 @@ class FusedNetwork:
     """
 
     def __init__(
-        self, ends: EndWeights, layers: Sequence[BlockWeights], config: ModelConfig, *, in_bytes: bool = False
+        self,
+        ends: EndWeights,
+        layers: Sequence[BlockWeights],
+        times: KeptTimes,
+        config: ModelConfig,
+        *,
+        in_bytes: bool = False,
     ) -> None:
         rows, columns = config.grid
         if rows * columns > MAX_TOKENS:
@@ -70,7 +110,7 @@ class FusedNetwork:
             config.gelu_approximate,
             in_bytes=in_bytes,
         )
-        self._heads, self._tokens = config.num_heads, rows * columns
+        self._times, self._heads, self._tokens = times, config.num_heads, rows * columns
         self._prepared: WeakKeyDictionary[SlottedContext, _Prepared] = WeakKeyDictionary()
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
@@ -93,8 +133,6 @@ class FusedNetwork:
         self,
         latents: Tensor,
         sigma: Tensor,
-        modulation: Tensor,
-        ends_modulation: Tensor,
         actions: Sequence[Tensor],
         poses: Sequence[Tensor],
         guide: tuple[Tensor, Tensor] | None,
@@ -106,8 +144,6 @@ class FusedNetwork:
         Args:
             latents: `(B, C, 1, h, w)`.
             sigma: `(B, 1)`.
-            modulation: `(B, 1, 6, M)` of the noise level.
-            ends_modulation: `(B, 1, 2, M)` before the last layer.
             actions: `(B, 1, 1, M)` of each layer.
             poses: `(B, 1, 1 or L, M)` of each layer.
             guide: `(B, 1, L, M)` added to the embedded patches and `(B, 1, L, C p p)` subtracted from the velocity in
@@ -118,23 +154,54 @@ class FusedNetwork:
         Returns:
             `(B, C, 1, h, w)`.
         """
-        prepared = self._prepared.get(context)
-        if prepared is None or not prepared.holds(actions, poses, text):
-            prepared = self._prepare(actions, poses, text, context)
-            self._prepared[context] = prepared
-        tokens, skip = (None, None) if guide is None else (one[:, 0].contiguous() for one in guide)
-        frame = FrameInputs(
-            latents=latents[:, :, 0].contiguous(),
-            sigma=sigma[:, 0].tolist(),
-            modulation=modulation[:, 0].float(),
-            ends_modulation=ends_modulation[:, 0].float(),
+        prepared = self._prepared_for(actions, poses, text, context)
+        frame = self._frame(latents, sigma, guide, prepared)
+        velocity = self._network(frame, prepared.inputs, torch.get_num_threads())
+        context.keep(*prepared.own)
+        return velocity.unsqueeze(2)
+
+    def remember(
+        self,
+        latents: Tensor,
+        sigma: Tensor,
+        actions: Sequence[Tensor],
+        poses: Sequence[Tensor],
+        text: Sequence[tuple[Tensor, Tensor]],
+        context: SlottedContext,
+    ) -> None:
+        """Give the context the frame's own keys and values, as a pass without guide does; see `__call__`."""
+        prepared = self._prepared_for(actions, poses, text, context)
+        frame = self._frame(latents, sigma, None, prepared)
+        self._network.write_own(frame, prepared.inputs, torch.get_num_threads())
+        context.keep(*prepared.own)
+
+    def _frame(
+        self, latents: Tensor, sigma: Tensor, guide: tuple[Tensor, Tensor] | None, prepared: _Prepared
+    ) -> FrameInputs:
+        levels = sigma.flatten().tolist()
+        modulation, ends_modulation = self._times.at(sigma, levels)
+        tokens, skip = (None, None) if guide is None else (one.squeeze(1).contiguous() for one in guide)
+        return FrameInputs(
+            latents=latents.squeeze(2).contiguous(),
+            sigma=levels,
+            modulation=modulation,
+            ends_modulation=ends_modulation,
             rotation=prepared.rotation,
             guide=tokens,
             skip=skip,
         )
-        velocity = self._network(frame, prepared.inputs, torch.get_num_threads())
-        context.keep(*prepared.own)
-        return velocity.unsqueeze(2)
+
+    def _prepared_for(
+        self,
+        actions: Sequence[Tensor],
+        poses: Sequence[Tensor],
+        text: Sequence[tuple[Tensor, Tensor]],
+        context: SlottedContext,
+    ) -> _Prepared:
+        prepared = self._prepared.get(context)
+        if prepared is None or not prepared.holds(actions, poses, text):
+            prepared = self._prepared[context] = self._prepare(actions, poses, text, context)
+        return prepared
 
     def _prepare(
         self,
@@ -144,6 +211,7 @@ class FusedNetwork:
         context: SlottedContext,
     ) -> _Prepared:
         layers, batch, width = len(text), len(actions[0]), actions[0].shape[-1] // self._heads
+        self._times.drop_old()
         own = torch.empty(2, layers, batch, 1, self._tokens, self._heads, width, dtype=self._network.dtype)
         own_k, own_v = (one.unbind(0) for one in own.unbind(0))
         keys, values = context.slots(layers, own_k[0])

@@ -7,6 +7,7 @@ Axes: B batch, C latent channels, F latent frames, L tokens of a frame, M model 
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from relic.checkpoint import load_into
 from relic.config import ModelConfig
 from relic.model.attention import AttentionContext, CrossAttention, SelfAttention, SlottedContext
 from relic.model.conditioning import ActionEncoder, CameraConditioning, PoseEncoder
-from relic.model.fused_network import FusedNetwork
+from relic.model.fused_network import FusedNetwork, KeptTimes
 from relic.model.layers import (
     FeedForward,
     GELUProjection,
@@ -32,7 +33,6 @@ from relic.model.layers import (
     modulate,
     sinusoidal_embedding,
 )
-from relic.packing import Written, written_as
 from relic.parallel.sequence import SequenceParallel, ShardedAttention
 from relic_kernels.frame_network import BlockWeights, EndWeights
 
@@ -42,8 +42,6 @@ network by."""
 
 TIME_SCALE = 1000.0
 """Wan's network reads noise levels as steps of a thousand."""
-
-_KEPT_TIMES = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,14 +85,7 @@ class Control:
 
 
 class ConditionEmbedder(nn.Module):
-    """Noise level and prompt (Wan's `condition_embedder`).
-
-    Attributes:
-        keeps_times: whether embeddings of noise levels are kept for the next pass at the same ones, as suits a played
-            world: its levels are few and its weights stay. Without gradients and on a processor only.
-    """
-
-    keeps_times = False
+    """Noise level and prompt (Wan's `condition_embedder`)."""
 
     def __init__(self, config: ModelConfig) -> None:
         super().__init__()
@@ -102,22 +93,9 @@ class ConditionEmbedder(nn.Module):
         self.time_embedder = TwoLayerEmbedder(config.freq_dim, config.dim, nn.SiLU())
         self.time_proj = nn.Linear(config.dim, 6 * config.dim)
         self.text_embedder = TwoLayerEmbedder(config.text_dim, config.dim, nn.GELU(approximate="tanh"))
-        self._times: dict[tuple[float, ...], tuple[Tensor, Tensor]] = {}
-        self._times_of: list[Written] = []
 
     def time(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         """`(B, F)` -> embedding `(B, F, M)` and the six modulations `(B, F, 6, M)`."""
-        if not self.keeps_times or torch.is_grad_enabled() or sigma.device.type != "cpu":
-            return self._time(sigma)
-        written = [written_as(one) for one in (*self.time_embedder.parameters(), *self.time_proj.parameters())]
-        if self._times_of != written or len(self._times) >= _KEPT_TIMES:
-            self._times, self._times_of = {}, written
-        levels = (*sigma.shape, *sigma.flatten().tolist())
-        if levels not in self._times:
-            self._times[levels] = self._time(sigma)
-        return self._times[levels]
-
-    def _time(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
         features = sinusoidal_embedding(sigma * TIME_SCALE, self.freq_dim)
         embedded = self.time_embedder(features.to(self.time_embedder.linear_1.weight.dtype))
         embedded = embedded.to(self.time_proj.weight.dtype)
@@ -323,7 +301,10 @@ class RelicTransformer(nn.Module):
         )
         try:
             layers = [cast(RelicBlock, block).weights() for block in self.blocks]
-            self.fused = FusedNetwork(ends, layers, self.config, in_bytes=in_bytes)
+            embedder = self.condition_embedder
+            read = [*embedder.time_embedder.parameters(), *embedder.time_proj.parameters(), self.scale_shift_table]
+            times = KeptTimes(self._times, read)
+            self.fused = FusedNetwork(ends, layers, times, self.config, in_bytes=in_bytes)
             return None
         except ValueError as error:
             self.fused = None
@@ -352,15 +333,34 @@ class RelicTransformer(nn.Module):
         Returns:
             `(B, C, F, h, w)` in the precision of `latents`, and on their device.
         """
-        embedded, modulation = self.condition_embedder.time(sigma)
-        table = self.scale_shift_table.to(embedded.device) + embedded.unsqueeze(2)
-        if self.fused is not None and self.parallel is None and self.fused.takes(latents, context):
+        fused = self._fused_for(latents, context)
+        if fused is not None:
             guide = None if control.guide is None else (control.guide.tokens, control.guide.skip)
             slotted = cast(SlottedContext, context)
-            return self.fused(
-                latents, sigma, modulation, table, control.actions, control.poses, guide, text.layers, slotted
-            )
-        return self._by_layers(latents, sigma, modulation, table, control, text, context)
+            return fused(latents, sigma, control.actions, control.poses, guide, text.layers, slotted)
+        return self._by_layers(latents, sigma, *self._times(sigma), control, text, context)
+
+    @torch.no_grad()
+    def remember(
+        self, latents: Tensor, sigma: Tensor, control: Control, text: TextKV, context: AttentionContext
+    ) -> None:
+        """Leave in the context the keys and values that a pass without guide does; where C++ runs, without the rest."""
+        fused = self._fused_for(latents, context)
+        if fused is None:
+            self(latents, sigma, dataclasses.replace(control, guide=None), text, context)
+        else:
+            slotted = cast(SlottedContext, context)
+            fused.remember(latents, sigma, control.actions, control.poses, text.layers, slotted)
+
+    def _fused_for(self, latents: Tensor, context: AttentionContext) -> FusedNetwork | None:
+        """What computes a pass at once; None where the layers do."""
+        fused = None if self.parallel is not None else self.fused
+        return fused if fused is not None and fused.takes(latents, context) else None
+
+    def _times(self, sigma: Tensor) -> tuple[Tensor, Tensor]:
+        """`(B, F)` -> modulation of the blocks `(B, F, 6, M)` and of the last layer `(B, F, 2, M)`."""
+        embedded, modulation = self.condition_embedder.time(sigma)
+        return modulation, self.scale_shift_table.to(embedded.device) + embedded.unsqueeze(2)
 
     def _by_layers(
         self,

@@ -15,6 +15,7 @@ from relic.memory.backends import make_memory
 from relic.memory.context import MemoryContext
 from relic.model.attention import BidirectionalContext
 from relic.model.conditioning import CameraConditioning, camera_conditioning, stack_conditioning
+from relic.model.fused_network import KeptTimes
 from relic.model.transformer import RelicTransformer
 from relic.rollout import rollout
 from relic.world import World, world_intrinsics
@@ -136,6 +137,57 @@ def test_a_network_that_was_cast_since_computes_by_itself_until_fused_anew() -> 
         "the C++ network cannot run here: they compute in float32 and bfloat16, not in torch.float64"
     )
     assert model.fused is None
+
+
+def test_what_is_remembered_is_what_a_pass_without_guide_leaves() -> None:
+    torch.manual_seed(4)
+    model, level = network(), torch.zeros(1, 1)
+    latents = torch.randn(1, MODEL.in_channels, 1, MODEL.latent_height, MODEL.latent_width)
+    text = model.encode_text(torch.randn(1, MODEL.text_tokens, MODEL.text_dim))
+    guided = model.encode_control(camera(1), torch.rand(1, MODEL.guide_channels, 1, *latents.shape[-2:]))
+    plain = dataclasses.replace(guided, guide=None)
+    memory = make_memory(WORLD.config.memory, MODEL)
+
+    def left_by(run: Callable[[MemoryContext], object]) -> list[Tensor]:
+        context = MemoryContext(memory, MODEL, 1)
+        run(context)
+        return [tensor.clone() for pair in zip(*context.own_kv, strict=True) for tensor in pair]
+
+    with torch.no_grad():
+        exact = left_by(lambda context: model(latents, level, plain, text, context))
+        got = left_by(lambda context: model.remember(latents, level, guided, text, context))
+        assert all(map(torch.equal, got, exact))
+        with force("reference"):
+            by_layers = left_by(lambda context: model.remember(latents, level, guided, text, context))
+    assert all(apart(one, other) < 1e-5 for one, other in zip(by_layers, exact, strict=True))
+
+
+def test_embeddings_of_noise_levels_are_kept_until_a_weight_is_written() -> None:
+    weight, calls = torch.ones(3), []
+
+    def embed(sigma: Tensor) -> tuple[Tensor, Tensor]:
+        calls.append(sigma)
+        return (sigma[..., None, None] * weight).expand(-1, -1, 6, -1), sigma[..., None, None].expand(-1, -1, 2, 3)
+
+    times, level = KeptTimes(embed, [weight]), torch.tensor([[0.25], [0.5]])
+    for _ in range(2):
+        times.drop_old()
+        modulation, ends = times.at(level, level.flatten().tolist())
+    assert len(calls) == 1
+    assert torch.equal(modulation, torch.tensor([0.25, 0.5])[:, None, None].expand(2, 6, 3))
+    assert torch.equal(ends, torch.tensor([0.25, 0.5])[:, None, None].expand(2, 2, 3))
+    assert times.at(level[:1], [0.25])[0].shape == (1, 6, 3)
+    weight.mul_(2)
+    times.drop_old()
+    assert torch.equal(times.at(level, level.flatten().tolist())[0], 2 * modulation)
+
+
+def test_few_embeddings_are_kept() -> None:
+    times, made = KeptTimes(lambda sigma: (made.append(sigma), 2 * [sigma[..., None, None]])[1], []), []
+    levels = torch.linspace(0, 1, 100)[:, None, None]
+    for level in [*levels, levels[0]]:
+        times.at(level, level.flatten().tolist())
+    assert len(made) == 101
 
 
 def test_weights_that_are_trained_on_are_seen() -> None:

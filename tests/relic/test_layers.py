@@ -7,9 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from relic.config import mini
 from relic.model.layers import GELUProjection, LinearStack, RMSNorm, WideLayerNorm, gated_residual, modulate
-from relic.model.transformer import ConditionEmbedder
 from relic.packing import pack_linears
 
 _EPS = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
@@ -88,24 +86,6 @@ def test_a_packed_projection_activates_in_its_product(approximate: str) -> None:
     got = packed(x)
     assert got.requires_grad
     assert torch.equal(got, plain(x))
-
-
-def test_embeddings_of_noise_levels_are_kept_until_a_weight_is_written() -> None:
-    torch.manual_seed(0)
-    embedder, level = ConditionEmbedder(mini().model), torch.tensor([[0.25, 0.5]])
-    fresh = copy.deepcopy(embedder)
-    embedder.keeps_times = True
-    with torch.no_grad():
-        kept = embedder.time(level)
-        assert embedder.time(level.clone())[1] is kept[1]
-        assert embedder.time(level.T)[1].shape[:2] == (2, 1)
-        for got, expected in zip(kept, fresh.time(level), strict=True):
-            assert torch.equal(got, expected)
-        for network in (embedder, fresh):
-            network.time_proj.weight.mul_(2)
-        assert torch.equal(embedder.time(level)[1], fresh.time(level)[1])
-        assert not torch.equal(embedder.time(level)[1], kept[1])
-    assert embedder.time(level)[1].requires_grad
 
 
 @pytest.mark.native

@@ -273,17 +273,24 @@ class FrameNetwork:
         Raises:
             ValueError: for tensors that do not fit.
         """
+        velocity = torch.empty_like(frame.latents)
+        self._pass(frame, inputs, velocity, threads)
+        return velocity
+
+    def write_own(self, frame: FrameInputs, inputs: PreparedInputs, threads: int) -> None:
+        """Write what a pass writes into its inputs, and spare what only the velocity needs; see `__call__`."""
+        self._pass(frame, inputs, None, threads)
+
+    def _pass(self, frame: FrameInputs, inputs: PreparedInputs, velocity: Tensor | None, threads: int) -> None:
         self._check_frame(frame, inputs)
         columns = frame.latents.shape[-1] // self._side
         counts = (inputs.tokens, columns, self._channels, self._side, self._dim, self._heads, self._hidden)
         flags = (self._exact, self._in_bytes)
         sizes = _Sizes(*counts, inputs.text_tokens, inputs.poses, *flags, max(1, threads), self._eps)
-        velocity = torch.empty_like(frame.latents)
         for case, places in enumerate(inputs.places):
             given = ctypes.byref(_frame_of(frame, velocity, case))
             if self._run(ctypes.byref(sizes), self._ends.table, self._weights.table, given, places, self._count):
                 raise MemoryError("no room for the activations of a pass")
-        return velocity
 
     def _check_frame(self, frame: FrameInputs, inputs: PreparedInputs) -> None:
         cases, tokens, side, dim = inputs.cases, inputs.tokens, self._side, self._dim
@@ -319,7 +326,7 @@ def _weight_in_bytes(layer: BlockWeights, name: str) -> Tensor:
     return matrix_in_bytes(weight) if name in _MATRICES else weight
 
 
-def _frame_of(frame: FrameInputs, velocity: Tensor, case: int) -> _Frame:
+def _frame_of(frame: FrameInputs, velocity: Tensor | None, case: int) -> _Frame:
     each = (frame.skip, frame.guide, velocity)
     beside = (None if one is None else place_of(one, case) for one in each)
     shared = (place_of(one, case) for one in (frame.latents, frame.modulation, frame.ends_modulation))

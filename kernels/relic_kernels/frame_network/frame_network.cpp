@@ -16,7 +16,8 @@ struct EndWeights {
     const void *embed, *embed_bias, *out, *out_bias;
 };
 
-// Latents and velocity are (channels, rows, columns); `guide` and `skip` may be null. `velocity` is written.
+// Latents and velocity are (channels, rows, columns); `guide` and `skip` may be null. `velocity` is written; where it is
+// null, the last block's keys and values are the last that is computed.
 struct Frame {
     const float *latents, *modulation, *ends_modulation, *rotation, *skip;
     const void *guide;
@@ -92,8 +93,9 @@ public:
             const int thread = thread_number(), threads = team_size();
             if (thread == 0) rows_of_tokens<Float32>(frame.rotation, sizes.tokens, head_dim, turn, {0, head_dim});
             embed(ends, thread, threads);
-            for (int i = 0; i < layers; ++i) layer(weights[i], inputs[i], thread, threads);
-            predict(ends, thread, threads);
+            for (int i = 0; i < layers; ++i)
+                layer(weights[i], inputs[i], frame.velocity || i + 1 < layers, thread, threads);
+            if (frame.velocity) predict(ends, thread, threads);
         }
     }
 
@@ -147,11 +149,12 @@ private:
         }
     }
 
-    void layer(const Weights &w, const Inputs &in, int thread, int threads) {
+    void layer(const Weights &w, const Inputs &in, bool whole, int thread, int threads) {
         const Share own = rows_of(dim, thread, threads);
         for (int begin = 0; begin < 6 * dim; begin += dim)
             for (int r = begin + own.first; r < begin + own.last; ++r) table[r] = w.modulation[r] + frame.modulation[r];
         self_attention(w, in, normed(table + dim, 1.f, table, own), own);
+        if (!whole) return;
         const float *gate = table + 2 * dim;
         const Scalar *action = (const Scalar *)in.action;
         add_product({w.out, w.out_bias, dim, dim}, attend(in.keys, in.values, in.memory_tokens, own), own,
