@@ -163,7 +163,7 @@ def test_weights_are_read_where_they_lie_and_missed_when_they_move() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"keys": torch.zeros(3, 6, 3, 10)}, "6 keys leave no room for the 7"),
+        ({"keys": torch.zeros(3, 62, 3, 10)}, r"keys is .* must be \(3, 63, 3, 10\)"),
         ({"pose": torch.zeros(3, 1, 3, 30)}, r"pose is \(3, 1, 3, 30\)"),
         ({"text_k": torch.zeros(3, 1, 3, 10).double()}, "text_k is .* of torch.float64"),
         ({"values": torch.zeros(3, 63, 10, 3).transpose(2, 3)}, "a case of values .* not contiguous"),
@@ -204,6 +204,7 @@ def test_frames_that_do_not_fit_are_named(changes: dict[str, Tensor], message: s
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
+        ({"keys": torch.zeros(3, 6, 3, 10)}, "6 keys leave no room for the 7"),
         ({"own_k": torch.zeros(3, 1, 65, 3, 10)}, "a frame of 65 tokens: 1 to 64 fit"),
         ({"text_k": torch.zeros(3, 0, 3, 10)}, "a prompt without tokens"),
         ({"pose": torch.zeros(3, 1, 3, 30)}, "3 poses for 7 tokens"),

@@ -120,7 +120,8 @@ class BlockInputs:
         action: `(B, 1, 1, M)` added to every token after self-attention.
         pose: `(B, 1, 1, M)` or `(B, 1, L, M)` added to queries and keys before their norms.
         text_k, text_v: `(B, S, H, D)` keys and values of the prompt.
-        keys, values: `(B, T, H, D)` rotated keys, and values, to attend to; the first L are written: the frame's own.
+        keys, values: `(B, T, H, D)` rotated keys, and values, to attend to; the first L are written: the frame's own. T
+            is the same for all blocks.
         own_k, own_v: `(B, 1, L, H, D)`, written: the frame's keys before their rotation, and values.
     """
 
@@ -248,8 +249,7 @@ class FrameNetwork:
         require(0 < tokens <= MAX_TOKENS, f"a frame of {tokens} tokens: 1 to {MAX_TOKENS} fit")
         require(text_tokens > 0, "a prompt without tokens has nothing to attend to")
         require(poses in (1, tokens), f"{poses} poses for {tokens} tokens: give one, or one for each")
-        for one in inputs:
-            self._check_inputs(one, cases, tokens, text_tokens, poses)
+        self._check_inputs(inputs, cases, tokens, text_tokens, poses)
         return PreparedInputs(
             inputs=tuple(inputs),
             cases=cases,
@@ -306,9 +306,11 @@ class FrameNetwork:
         if frame.skip is not None:
             check("skip", frame.skip, (cases, tokens, self._channels * side**2), torch.float32)
 
-    def _check_inputs(self, one: BlockInputs, cases: int, tokens: int, text_tokens: int, poses: int) -> None:
+    def _check_inputs(
+        self, inputs: Sequence[BlockInputs], cases: int, tokens: int, text_tokens: int, poses: int
+    ) -> None:
         head = (self._heads, self._dim // self._heads)
-        memory = one.keys.shape[1]
+        memory = inputs[0].keys.shape[1]
         require(memory >= tokens, f"{memory} keys leave no room for the {tokens} that a pass writes")
         shapes = {
             "action": (cases, 1, 1, self._dim),
@@ -317,8 +319,9 @@ class FrameNetwork:
             **dict.fromkeys(("keys", "values"), (cases, memory, *head)),
             **dict.fromkeys(("own_k", "own_v"), (cases, 1, tokens, *head)),
         }
-        for name, shape in shapes.items():
-            check_cases(name, getattr(one, name), shape, self.dtype)
+        for one in inputs:
+            for name, shape in shapes.items():
+                check_cases(name, getattr(one, name), shape, self.dtype)
 
 
 def _weight_in_bytes(layer: BlockWeights, name: str) -> Tensor:
@@ -335,8 +338,8 @@ def _frame_of(frame: FrameInputs, velocity: Tensor | None, case: int) -> _Frame:
 
 def _inputs_of(inputs: Sequence[BlockInputs], case: int) -> ctypes.Array[_Inputs]:
     places = ((place_of(getattr(one, name), case) for name in _INPUTS) for one in inputs)
-    rows = (_Inputs(*row, one.keys.shape[1]) for row, one in zip(places, inputs, strict=True))
-    return (_Inputs * len(inputs))(*rows)
+    memory = inputs[0].keys.shape[1]
+    return (_Inputs * len(inputs))(*(_Inputs(*row, memory) for row in places))
 
 
 def _check_ends(ends: EndWeights, dim: int, channels: int, side: int, dtype: torch.dtype) -> None:

@@ -205,6 +205,13 @@ private:
             const typename T::Scalar *rows[T::PER_WORD];
             for (int i = 0; i < T::PER_WORD; ++i) rows[i] = from + (t + i < count ? t + i : t) * stride;
             int d = 0;
+            if constexpr (T::PER_WORD == 2)
+                for (; d + 2 * WIDTH <= dim; d += 2 * WIDTH) {
+                    Words low, high;
+                    T::beside(load<Words>(rows[0] + d), load<Words>(rows[1] + d), low, high);
+                    store(to + d, low);
+                    store(to + d + WIDTH, high);
+                }
             for (; d + WIDTH <= dim; d += WIDTH) {
                 const typename T::Scalar *here[T::PER_WORD];
                 for (int i = 0; i < T::PER_WORD; ++i) here[i] = rows[i] + d;

@@ -51,7 +51,7 @@ struct Matrix {
 template <class T, bool BYTES> class Pass {
     typedef typename T::Scalar Scalar;
     static constexpr int STEP = BYTES ? (T::TILED ? 16 : 8) : STEP_OF<T>;
-    static constexpr int PARTS = 2;    // of a long memory; fixed, so that results do not depend on the threads
+    static constexpr int PARTS = 2;    // of a memory; fixed, so that results do not depend on the threads
     const Sizes &sizes;
     const Frame &frame;
     const int patch, dim, head_dim, words;
@@ -284,7 +284,7 @@ private:
         const int thread = thread_number(), threads = team_size();
         const Memory<T> memory{(const Scalar *)keys, (const Scalar *)values, tokens, sizes.heads, head_dim};
         const size_t head = Gathered::floats(head_dim), apart = sizes.heads * head;
-        const int parts = tokens >= 2 * PARTS * attention.KEYS ? PARTS : 1;
+        const int parts = tokens >= PARTS * attention.STEP ? PARTS : 1;
         const Share jobs = Share::of(parts * sizes.heads, thread, threads);
         for (int part = 0; part < parts; ++part) {
             const int before = part * sizes.heads, first = jobs.first - before, last = jobs.last - before;

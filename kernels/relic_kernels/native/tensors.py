@@ -47,4 +47,5 @@ def check_cases(name: str, tensor: Tensor, shape: tuple[int, ...], dtype: torch.
 
 def place_of(tensor: Tensor, case: int = 0) -> int:
     """Address of a case of a tensor, counted along its first axis."""
-    return tensor.data_ptr() + case * tensor.stride(0) * tensor.element_size()
+    start = tensor.data_ptr()
+    return start + case * tensor.stride(0) * tensor.element_size() if case else start
