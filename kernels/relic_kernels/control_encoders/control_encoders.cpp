@@ -2,6 +2,7 @@
 #include "../native/patches.h"
 #include "../native/room.h"
 #include "../native/rows.h"
+#include "../native/single.h"
 #include "../native/team.h"
 
 extern "C" {
@@ -35,10 +36,10 @@ template <class T> class Encoding {
     typedef typename T::Scalar Scalar;
     static constexpr int STEP = STEP_OF<T>;
 
-    // What one encoder reads and makes, in words; its layers are the one that reads, the hidden one, and each block's.
+    // Layers of an encoder are the one that reads, the hidden one, and each block's; words are what they make.
     struct Encoder {
         const LayerWeights *layers;
-        int inputs, tokens;
+        int inputs;
         uint32_t *features, *read, *hidden;
     };
 
@@ -50,7 +51,7 @@ template <class T> class Encoding {
     const int dim, patch, cells, waves;
     Encoder action, pose;
     uint32_t *made, *narrow;
-    float *wide, *seen, *skipped;
+    float *moves, *numbers, *wide, *seen, *skipped;
 
     static int action_inputs(const Sizes &s) { return s.frames * s.actions; }
 
@@ -58,8 +59,8 @@ template <class T> class Encoding {
 
 public:
     static size_t floats_needed(const Sizes &s) {
-        const int patches = 2 * (s.guide_channels + s.channels) * s.side * s.side;
-        return size_t(LANES) * (action_inputs(s) + pose_inputs(s) + 5 * s.dim + patches);
+        const size_t rows = pose_inputs(s) + 3 * s.dim + 2 * (s.guide_channels + s.channels) * s.side * s.side;
+        return LANES * rows + 2 * action_inputs(s) + 3 * s.dim;
     }
 
     Encoding(const Sizes &sizes, const Constants &constants, const LayerWeights *layers, const Places &places,
@@ -68,20 +69,23 @@ public:
           patches{sizes.tokens, sizes.columns, sizes.side}, dim(sizes.dim),
           patch(sizes.guide_channels * patches.area()), cells(sizes.channels * patches.area()),
           waves(LINE * (sizes.octaves + 1)) {
-        const auto take = [&](int rows) {
+        const auto take = [&](size_t floats) {
             float *taken = room;
-            room += size_t(rows) * LANES;
+            room += floats;
             return taken;
         };
-        const auto words = [&](int rows) { return (uint32_t *)take(rows); };
-        const int inputs = action_inputs(sizes), rays = pose_inputs(sizes);
-        action = {layers, inputs, 1, words(inputs), words(dim), words(dim)};
-        pose = {layers + 2 + sizes.blocks, rays, sizes.tokens, words(rays), words(dim), words(dim)};
-        made = words(dim);
-        wide = take(patch);
-        narrow = words(patch);
-        seen = take(cells);
-        skipped = take(cells);
+        const auto rows = [&](int count) { return take(size_t(LANES) * count); };
+        const auto words = [&](float *floats) { return (uint32_t *)floats; };
+        const int rays = pose_inputs(sizes), inputs = action_inputs(sizes);
+        pose = {layers + 2 + sizes.blocks, rays, words(rows(rays)), words(rows(dim)), words(rows(dim))};
+        made = words(rows(dim));
+        wide = rows(patch);
+        narrow = words(rows(patch));
+        seen = rows(cells);
+        skipped = rows(cells);
+        action = {layers, inputs, words(take(inputs)), words(take(dim)), words(take(dim))};
+        moves = take(inputs);
+        numbers = take(dim);
     }
 
     // A thread reads rows that any may have written before the last barrier, and writes its own.
@@ -91,35 +95,46 @@ public:
             [[maybe_unused]] const typename T::Registers registers;
             const int thread = thread_number(), threads = team_size();
             const Share own = Share::of_steps(dim, STEP, thread, threads);
+            const Share own_of_one = Share::of_steps(dim, WIDTH, thread, threads);
             for (int i = 0; i < sizes.cases; ++i) {
-                take_actions(i, Share::of_steps(action.inputs, 2, thread, threads));
+                if (thread == 0) take_actions(i);
                 take_rays(i, Share::of_steps(pose.inputs, 2, thread, threads));
                 if (places.guide) take_guide(i, Share::of_steps(patch, 2, thread, threads));
                 barrier();
-                activate(action, 0, action.features, action.inputs, action.read, own);
-                activate(pose, 0, pose.features, pose.inputs, pose.read, own);
+                of_one<true>(action.layers[0], action.features, action.inputs, action.read, own_of_one);
+                activate(pose.layers[0], pose.features, pose.inputs, pose.read, own);
                 if (places.guide) embed_guide(i, own, Share::of(patches.area(), thread, threads));
                 barrier();
-                activate(action, 1, action.read, dim, action.hidden, own);
-                activate(pose, 1, pose.read, dim, pose.hidden, own);
+                of_one<true>(action.layers[1], action.read, dim, action.hidden, own_of_one);
+                activate(pose.layers[1], pose.read, dim, pose.hidden, own);
                 if (places.guide) skip_blocks(i, Share::of_steps(cells, STEP_OF<Float32>, thread, threads));
                 barrier();
                 for (int block = 0; block < sizes.blocks; ++block) {
-                    give(action, block, i, places.action, own);
-                    give(pose, block, i, places.pose, own);
+                    const long before = (long(block) * sizes.cases + i) * dim;
+                    of_one<false>(action.layers[2 + block], action.hidden, dim,
+                                  (uint32_t *)((Scalar *)places.action + before), own_of_one);
+                    give<T>(pose.layers[2 + block], pose.hidden, dim, dim, made,
+                            (Scalar *)places.pose + before * sizes.tokens, own);
                 }
             }
         }
     }
 
 private:
-    void take_actions(int which, Share rows) {
-        const float *from = places.actions + long(which) * action.inputs, *scale = constants.action_scale;
-        for (int r = rows.first; r < rows.last; r += 2) {
-            Floats both[2];
-            for (int i = 0; i < 2; ++i) both[i] = splat(from[r + i] / scale[(r + i) % sizes.actions]);
-            for (int v = 0; v < VECTORS; ++v) pack_two<T>(both, action.features, r, v);
-        }
+    void take_actions(int which) {
+        const float *from = places.actions + long(which) * action.inputs;
+        for (int i = 0; i < action.inputs; ++i) moves[i] = from[i] / constants.action_scale[i % sizes.actions];
+        pack_side_by_side<T>(moves, {0, action.inputs}, action.features);
+    }
+
+    // Some outputs of a layer of the only token.
+    template <bool ACTIVE>
+    void of_one(const LayerWeights &w, const uint32_t *from, int inputs, uint32_t *to, Share own) {
+        linear_of_one(Linear<T>{w.weight, w.bias}, from, inputs, own, [&](int first, int count, Floats values) {
+            if (ACTIVE) values = silu<T::ROUNDED>(values);
+            std::memcpy(numbers + first, &values, sizeof(float) * count);
+        });
+        pack_side_by_side<T>(numbers, own, to);
     }
 
     // What the pose encoder reads: for each pixel frame the numbers of a ray, and the waves of them.
@@ -182,39 +197,31 @@ private:
         pack<T>(wide, rows, narrow);
     }
 
-    // Some rows of SiLU of a layer of an encoder.
-    void activate(const Encoder &encoder, int layer, const uint32_t *from, int inputs, uint32_t *to, Share own) const {
-        const LayerWeights &w = encoder.layers[layer];
+    // Some rows of SiLU of a layer.
+    void activate(const LayerWeights &w, const uint32_t *from, int inputs, uint32_t *to, Share own) const {
         linear(
             Linear<T>{w.weight, w.bias}, from, inputs, own,
             [&](int r, int v, const Floats *both) {
                 const Floats active[] = {silu<T::ROUNDED>(both[0]), silu<T::ROUNDED>(both[1])};
                 pack_two<T>(active, to, r, v);
             },
-            encoder.tokens);
+            sizes.tokens);
     }
 
-    // Some rows of a linear layer -> the same columns of (tokens, outputs) numbers.
+    // Some rows of a layer -> the same columns of (tokens, outputs) numbers.
     template <class F>
-    static void give(const LayerWeights &w, const uint32_t *from, int inputs, int outputs, int tokens, uint32_t *words,
-                     void *to, Share own) {
+    void give(const LayerWeights &w, const uint32_t *from, int inputs, int outputs, uint32_t *words,
+              typename F::Scalar *to, Share own) const {
         linear(
             Linear<F>{w.weight, w.bias}, from, inputs, own,
-            [&](int r, int v, const Floats *both) { pack_two<F>(both, words, r, v); }, tokens);
-        tokens_of_words<F>(words, tokens, outputs, (typename F::Scalar *)to,
-                           {own.first / F::PER_WORD, own.last / F::PER_WORD});
-    }
-
-    // What a block is given by an encoder: `to` is (blocks, cases, tokens, dim).
-    void give(const Encoder &encoder, int block, int which, void *to, Share own) {
-        const long before = (long(block) * sizes.cases + which) * encoder.tokens * dim;
-        give<T>(encoder.layers[2 + block], encoder.hidden, dim, dim, encoder.tokens, made, (Scalar *)to + before, own);
+            [&](int r, int v, const Floats *both) { pack_two<F>(both, words, r, v); }, sizes.tokens);
+        tokens_of_words<F>(words, sizes.tokens, outputs, to, {own.first / F::PER_WORD, own.last / F::PER_WORD});
     }
 
     // The guide's tokens; and of some cells of the patches its latents, in proportion to what is known of them.
     void embed_guide(int which, Share own, Share own_cells) {
         Scalar *to = (Scalar *)places.guide_tokens + long(which) * sizes.tokens * dim;
-        give<T>(guide_layers[0], narrow, patch, dim, sizes.tokens, made, to, own);
+        give<T>(guide_layers[0], narrow, patch, dim, made, to, own);
         for (int cell = own_cells.first; cell < own_cells.last; ++cell)
             for (int v = 0; v < VECTORS; ++v) {
                 Floats known = {};
@@ -227,7 +234,7 @@ private:
     }
 
     void skip_blocks(int which, Share own) {
-        give<Float32>(guide_layers[1], (const uint32_t *)seen, cells, cells, sizes.tokens, (uint32_t *)skipped,
+        give<Float32>(guide_layers[1], (const uint32_t *)seen, cells, cells, (uint32_t *)skipped,
                       places.skip + long(which) * sizes.tokens * cells, own);
     }
 };

@@ -206,6 +206,7 @@ struct Float32 {
         std::memcpy(&weight, &w, 4);
         return sum + (Floats)x * weight;
     }
+    static INLINE Floats dot(Floats sum, Words x, Words w) { return sum + (Floats)x * (Floats)w; }
     static INLINE Words pack(const Floats *rows) { return (Words)rows[0]; }
     static INLINE void widen(Words words, Floats *rows) { rows[0] = (Floats)words; }
     static INLINE Words beside(const float *const *rows) { return load<Words>(rows[0]); }
@@ -225,6 +226,9 @@ struct Bfloat16 {
     }
     static INLINE Floats dot(Floats sum, Words x, uint32_t w) {
         return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)_mm512_set1_epi32(w));
+    }
+    static INLINE Floats dot(Floats sum, Words x, Words w) {
+        return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
     }
     static INLINE Words pack(const Floats *rows) {
         const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)rows[1], (__m512)rows[0]);
