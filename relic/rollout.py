@@ -21,7 +21,8 @@ from relic.flow_matching import add_noise, euler_step, sampling_sigmas, x0_from_
 from relic.memory.context import MemoryContext
 from relic.memory.kv_cache import KVMemory
 from relic.model.conditioning import CameraConditioning
-from relic.model.transformer import Control, RelicTransformer, TextKV
+from relic.model.control import Control
+from relic.model.transformer import RelicTransformer, TextKV
 from relic.screen import Screen
 from relic.side_thread import alongside
 

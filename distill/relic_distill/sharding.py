@@ -21,7 +21,8 @@ from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 from torch.optim import Optimizer
 from torch.utils import _pytree as pytree
 
-from relic.model.transformer import Control, EmbeddedGuide, RelicBlock, RelicTransformer
+from relic.model.control import Control, EmbeddedGuide
+from relic.model.transformer import RelicBlock, RelicTransformer
 from relic.parallel.sequence import SequenceParallel
 from relic_distill.ema import Ema
 from relic_distill.shares import like

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from relic.camera import CameraPath, Intrinsics
 from relic.config import ModelConfig
-from relic.model.layers import LinearStack, fourier_features
+from relic.model.layers import fourier_features
 from relic.precision import full_precision
 
 
@@ -112,14 +112,14 @@ class ActionEncoder(nn.Module):
         self.register_buffer("scale", scale, persistent=False)
         self.proj_in = nn.Linear(config.frames_per_latent * config.num_actions, config.dim)
         self.proj_hidden = nn.Linear(config.dim, config.dim)
-        self.proj_out = LinearStack(nn.Linear(config.dim, config.dim) for _ in range(config.num_layers))
+        self.proj_out = nn.ModuleList(nn.Linear(config.dim, config.dim) for _ in range(config.num_layers))
 
     def forward(self, actions: Tensor) -> list[Tensor]:
         """`(B, F, P, A)` -> one `(B, F, 1, M)` for each layer."""
         scaled = (actions / self.scale.to(actions.device)).flatten(2).to(self.proj_in.weight.dtype)
         hidden = nn.functional.silu(self.proj_in(scaled))
         hidden = nn.functional.silu(self.proj_hidden(hidden))
-        return [out.unsqueeze(2) for out in self.proj_out(hidden)]
+        return [layer(hidden).unsqueeze(2) for layer in self.proj_out]
 
 
 class PoseEncoder(nn.Module):
@@ -141,7 +141,7 @@ class PoseEncoder(nn.Module):
         in_dim = config.frames_per_latent * (9 + 3 * growth) if self.encoding == "frame" else 2 * 9 * growth
         self.proj_in = nn.Linear(in_dim, config.dim)
         self.proj_hidden = nn.Linear(config.dim, config.dim)
-        self.proj_out = LinearStack(nn.Linear(config.dim, config.dim) for _ in range(config.num_layers))
+        self.proj_out = nn.ModuleList(nn.Linear(config.dim, config.dim) for _ in range(config.num_layers))
 
     def forward(self, rotations_w2c: Tensor, positions: Tensor, tokens: slice | None = None) -> list[Tensor]:
         """`(B, F, P, 3, 3)`, `(B, F, P, 3)` -> one `(B, F, 1 or L, M)` for each layer; of `tokens` only, if given."""
@@ -154,7 +154,7 @@ class PoseEncoder(nn.Module):
             inputs = features.to(self.proj_in.weight.dtype)
         hidden = nn.functional.silu(self.proj_in(inputs))
         hidden = nn.functional.silu(self.proj_hidden(hidden))
-        return list(self.proj_out(hidden))
+        return [layer(hidden) for layer in self.proj_out]
 
     def _frame_features(self, rotations_w2c: Tensor, positions: Tensor) -> Tensor:
         position_features = fourier_features(positions, self.octaves)

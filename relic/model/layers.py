@@ -6,8 +6,7 @@ Axes: B batch, F latent frames, L tokens of a frame, M model width.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
-from typing import Any, cast
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -16,8 +15,6 @@ from torch import Tensor, nn
 import relic_kernels
 from relic.packing import PackedLinear
 from relic_kernels.dispatch import chosen
-from relic_kernels.linear_layers import LinearLayers
-from relic_kernels.native import may_run
 
 
 class RMSNorm(nn.Module):
@@ -88,29 +85,6 @@ class PatchEmbedding(nn.Conv3d):
     def forward(self, patches: Tensor) -> Tensor:
         """`(..., C p p)` of any precision -> `(..., M)` in the weights'."""
         return F.linear(patches.to(self.weight.dtype), self.weight.flatten(1), self.bias)
-
-
-class LinearStack(nn.ModuleList):
-    """Linear layers of the same input; without gradients on a processor C++ computes them in one call.
-
-    Args:
-        layers: of one size.
-    """
-
-    def __init__(self, layers: Iterable[nn.Linear]) -> None:
-        super().__init__(layers)
-        self._native: LinearLayers | None = None
-
-    def forward(self, x: Tensor) -> list[Tensor]:
-        """`(..., I)` in the weights' precision -> one `(..., O)` a layer."""
-        layers = [cast(nn.Linear, layer) for layer in self]
-        weight = layers[0].weight
-        if any(side % 2 for side in weight.shape) or x.dtype != weight.dtype or not may_run(x.dtype, x, weight):
-            return [layer(x) for layer in layers]
-        weights = [(layer.weight, layer.bias) for layer in layers]
-        if self._native is None or not self._native.holds(weights):
-            self._native = LinearLayers(weights)
-        return list(self._native(x.contiguous(), torch.get_num_threads()).unbind(0))
 
 
 class GELUProjection(nn.Module):

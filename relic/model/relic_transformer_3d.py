@@ -22,8 +22,9 @@ from relic.intrinsics import Intrinsics
 from relic.machine import check_memory
 from relic.model.attention import BidirectionalContext
 from relic.model.conditioning import CameraConditioning
+from relic.model.control import Control
 from relic.model.sharded_checkpoint import ShardedCheckpoint
-from relic.model.transformer import KEPT_IN_FLOAT32, TIME_SCALE, Control, RelicTransformer
+from relic.model.transformer import KEPT_IN_FLOAT32, TIME_SCALE, RelicTransformer
 from relic.model.wan_config import WAN_CLASS, wan_world
 from relic.pretrained import check_class
 from relic.vae.config import SPATIAL_FACTOR

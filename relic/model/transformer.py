@@ -22,6 +22,7 @@ from relic.checkpoint import load_into
 from relic.config import ModelConfig
 from relic.model.attention import AttentionContext, CrossAttention, SelfAttention, SlottedContext
 from relic.model.conditioning import ActionEncoder, CameraConditioning, PoseEncoder
+from relic.model.control import Control, EmbeddedGuide, FusedControl
 from relic.model.fused_network import FusedNetwork, KeptTimes
 from relic.model.layers import (
     FeedForward,
@@ -53,35 +54,6 @@ class TextKV:
     """
 
     layers: list[tuple[Tensor, Tensor]]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EmbeddedGuide:
-    """What earlier views show of a block, as the network reads it; L tokens of a frame, or the rank's own of them.
-
-    Attributes:
-        tokens: `(B, F, L, M)` added to the block's tokens.
-        skip: `(B, F, L, patch)` subtracted from the velocity in proportion to the noise level: what is known of the
-            clean latents need not pass through the blocks.
-    """
-
-    tokens: Tensor
-    skip: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class Control:
-    """Embedded control of a block; L tokens of a frame, or the rank's own of them.
-
-    Attributes:
-        actions: `(B, F, 1, M)` for each layer, on its device.
-        poses: `(B, F, 1 or L, M)` for each layer, on its device.
-        guide: what earlier views show of the block; None without.
-    """
-
-    actions: list[Tensor]
-    poses: list[Tensor]
-    guide: EmbeddedGuide | None = None
 
 
 class ConditionEmbedder(nn.Module):
@@ -169,6 +141,7 @@ class RelicTransformer(nn.Module):
     Attributes:
         parallel: the ranks that share its sequence (see `relic.parallel.sequence`); None for one process.
         fused: computes passes where it can, see `fuse`; None where the layers compute all themselves.
+        fused_control: embeds control where it can, likewise.
     """
 
     def __init__(self, config: ModelConfig, intrinsics: Intrinsics) -> None:
@@ -176,6 +149,7 @@ class RelicTransformer(nn.Module):
         self.config = config
         self.parallel: SequenceParallel | None = None
         self.fused: FusedNetwork | None = None
+        self.fused_control: FusedControl | None = None
         self.patch_embedding = PatchEmbedding(config.in_channels, config.dim, config.patch_size)
         if config.guide_channels:
             self.guide_embedding = nn.Linear(config.guide_channels * config.patch_size**2, config.dim, bias=False)
@@ -236,6 +210,8 @@ class RelicTransformer(nn.Module):
         """
         if guide is not None and not self.config.guide_channels:
             raise ValueError("a guide for a network that takes none: its guide_channels are 0")
+        if self.fused_control is not None and self.parallel is None and self.fused_control.takes(camera, guide):
+            return self.fused_control(camera, guide)
         tokens = None if self.parallel is None else self.parallel.own_tokens
         return Control(
             actions=self._beside_blocks(self.action_encoder(camera.actions)),
@@ -285,7 +261,7 @@ class RelicTransformer(nn.Module):
             parameter.data = parameter.data.to(self.dtype_of(name, dtype))
 
     def fuse(self, *, in_bytes: bool = False) -> str | None:
-        """Let C++ compute passes from now on, over one latent frame without gradients on a processor.
+        """Let C++ embed control and compute passes from now on, of one latent frame without gradients on a processor.
 
         For a network that is played: hooks on its layers, and layers put in their place, are not seen. With `in_bytes`
         the blocks' layers multiply 8-bit integers, made of the weights as they are now.
@@ -305,10 +281,15 @@ class RelicTransformer(nn.Module):
             read = [*embedder.time_embedder.parameters(), *embedder.time_proj.parameters(), self.scale_shift_table]
             times = KeptTimes(self._times, read)
             self.fused = FusedNetwork(ends, layers, times, self.config, in_bytes=in_bytes)
-            return None
         except ValueError as error:
-            self.fused = None
+            self.fused = self.fused_control = None
             return str(error)
+        guide = (self.guide_embedding, self.guide_skip) if self.config.guide_channels else None
+        try:
+            self.fused_control = FusedControl(self.action_encoder, self.pose_encoder, guide, self.config)
+        except ValueError:
+            self.fused_control = None
+        return None
 
     def _patches(self, cells: Tensor) -> Tensor:
         size = self.config.patch_size

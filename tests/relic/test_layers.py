@@ -4,10 +4,10 @@ import copy
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from relic.model.layers import GELUProjection, LinearStack, RMSNorm, WideLayerNorm, gated_residual, modulate
+from relic.model.layers import GELUProjection, RMSNorm, WideLayerNorm, gated_residual, modulate
 from relic.packing import pack_linears
 
 _EPS = {torch.float64: 1e-12, torch.float32: 2e-6, torch.bfloat16: 6e-3, torch.float16: 1e-3}
@@ -86,39 +86,3 @@ def test_a_packed_projection_activates_in_its_product(approximate: str) -> None:
     got = packed(x)
     assert got.requires_grad
     assert torch.equal(got, plain(x))
-
-
-@pytest.mark.native
-@pytest.mark.parametrize("packed", [False, True])
-def test_a_stack_of_linears_is_each_of_them(packed: bool) -> None:
-    torch.manual_seed(0)
-    stack = LinearStack(nn.Linear(12, 8) for _ in range(3))
-    dtype = torch.bfloat16 if packed else torch.float32
-    stack.to(dtype)
-    if packed:
-        pack_linears(stack)
-    x = torch.randn(2, 5, 12).to(dtype)
-
-    def alone() -> list[Tensor]:
-        return [F.linear(x, layer.weight, layer.bias) for layer in stack]
-
-    def check() -> None:
-        with torch.no_grad():
-            for got, expected in zip(stack(x), alone(), strict=True):
-                assert relative_error(got, expected.double()) < _EPS[dtype]
-
-    check()
-    stack[1].weight.data = stack[1].weight.data * 2
-    check()
-    stack[2] = nn.Linear(12, 8).to(dtype)
-    check()
-    assert sorted(stack.state_dict()) == sorted(f"{i}.{name}" for i in range(3) for name in ("weight", "bias"))
-    sum(out.float().sum() for out in stack(x)).backward()
-    assert all(layer.weight.grad is not None for layer in stack)
-
-
-@pytest.mark.parametrize("sizes", [(5, 8), (8, 5)])
-def test_a_stack_of_odd_sizes_is_computed_too(sizes: tuple[int, int]) -> None:
-    stack, x = LinearStack(nn.Linear(*sizes) for _ in range(2)), torch.randn(3, sizes[0])
-    with torch.no_grad():
-        assert torch.equal(stack(x)[1], stack[1](x))

@@ -7,7 +7,8 @@ from torch import Tensor
 from relic.config import MemoryConfig, RelicConfig, SamplerConfig
 from relic.flow_matching import add_noise, velocity_target, x0_from_velocity
 from relic.model.attention import AttentionContext
-from relic.model.transformer import Control, RelicTransformer, TextKV
+from relic.model.control import Control
+from relic.model.transformer import RelicTransformer, TextKV
 from relic.vae.config import VaeConfig
 from relic_distill.causal_loss import ClipBatch
 from relic_distill.dmd import generator_gradient, guided, known_distance, score_difference, truth_difference

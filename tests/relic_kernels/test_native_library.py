@@ -10,18 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from relic_kernels.linear_layers import LinearLayers
 from relic_kernels.native import has_tiles, library, why_not
 from tests.relic_kernels.closeness import assert_close
+from tests.relic_kernels.control_problems import CASES as CONTROL
+from tests.relic_kernels.control_problems import Problem as ControlProblem
 from tests.relic_kernels.frame_problems import CASES, IN_BYTES, TOLERANCE, TOLERANCE_IN_BYTES, Problem
 from tests.relic_kernels.picture_problems import CASES as PICTURES
 from tests.relic_kernels.picture_problems import IN_BYTES as PICTURES_IN_BYTES
 from tests.relic_kernels.picture_problems import TOLERANCE as PICTURE_TOLERANCE
 from tests.relic_kernels.picture_problems import TOLERANCE_IN_BYTES as PICTURE_TOLERANCE_IN_BYTES
 from tests.relic_kernels.picture_problems import of_all_steps, of_blocks
-from tests.relic_kernels.test_linear_layers import TOLERANCE as LAYER_TOLERANCE
-from tests.relic_kernels.test_linear_layers import exact as exact_layers
-from tests.relic_kernels.test_linear_layers import layers_of
 
 pytestmark = pytest.mark.native
 
@@ -72,8 +70,8 @@ def check_operators(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None
         assert_close("pictures", picture.run()[0], picture.exactly()[0], PICTURE_TOLERANCE[dtype])
     for picture in [*in_bytes, of_all_steps(dtype, in_bytes=True)]:
         assert_close("pictures", picture.run()[0], picture.exactly()[0], PICTURE_TOLERANCE_IN_BYTES[dtype])
-    layers, rows = layers_of(3, 64, 22, dtype), torch.randn(70, 64).to(dtype)
-    assert_close("outputs", LinearLayers(layers)(rows, 3), exact_layers(rows, layers), LAYER_TOLERANCE[dtype])
+    for control in (ControlProblem(case, dtype) for case in CONTROL.values()):
+        control.check(control.run(threads=3))
 
 
 @pytest.mark.parametrize("macro", ["RELIC_EMULATED_TILES", "RELIC_NO_TILES"])

@@ -1,6 +1,7 @@
 // A transformer for the tokens of one frame: README.md has the maths, reference.py the same in PyTorch.
 #include <algorithm>
 
+#include "../native/patches.h"
 #include "../native/room.h"
 #include "../native/team.h"
 #include "attention.h"
@@ -54,6 +55,7 @@ template <class T, bool BYTES> class Pass {
     static constexpr int PARTS = 2;    // of a memory; fixed, so that results do not depend on the threads
     const Sizes &sizes;
     const Frame &frame;
+    const Patches patches;
     const int patch, dim, head_dim, words;
     float *x, *wide, *turn, *gathered, *table, *peaks;
     uint32_t *narrow, *queries;
@@ -72,8 +74,8 @@ public:
     }
 
     Pass(const Sizes &sizes, const Frame &frame, float *room)
-        : sizes(sizes), frame(frame), patch(patch_of(sizes)), dim(sizes.dim), head_dim(sizes.dim / sizes.heads),
-          words(sizes.dim / T::PER_WORD) {
+        : sizes(sizes), frame(frame), patches{sizes.tokens, sizes.columns, sizes.side}, patch(patch_of(sizes)),
+          dim(sizes.dim), head_dim(sizes.dim / sizes.heads), words(sizes.dim / T::PER_WORD) {
         x = room;                                              // (dim, LANES)
         wide = x + dim * LANES;                                // (3 dim, hidden or patch, LANES)
         turn = wide + widest(sizes) * LANES;                   // (head_dim, LANES)
@@ -100,14 +102,6 @@ public:
     }
 
 private:
-    // Calls visit(lane, place) for the tokens: `place` is where, in the latents, a channel's cell of the patch lies.
-    template <class Visit> INLINE void cells(int channel, int y, int x, Visit visit) const {
-        const int width = sizes.columns * sizes.side, rows = sizes.tokens / sizes.columns;
-        for (int token = 0, row = 0; row < rows; ++row)
-            for (int column = 0; column < sizes.columns; ++column, ++token)
-                visit(token, ((channel * rows + row) * sizes.side + y) * long(width) + column * sizes.side + x);
-    }
-
     // Rows, of `count`, that are a thread's own from the product that makes them to the one that reads them.
     static Share rows_of(int count, int thread, int threads) { return Share::of_steps(count, STEP, thread, threads); }
 
@@ -115,13 +109,7 @@ private:
 
     void embed(const EndWeights &ends, int thread, int threads) {
         const Share rows = rows_of(patch, thread, threads), own = rows_of(dim, thread, threads);
-        const int area = sizes.side * sizes.side;
-        for (int r = rows.first; r < rows.last; ++r) {
-            float *to = wide + r * LANES;
-            std::memset(to, 0, sizeof(float) * LANES);
-            cells(r / area, r / sizes.side % sizes.side, r % sizes.side,
-                  [&](int lane, long place) { to[lane] = frame.latents[place]; });
-        }
+        for (int r = rows.first; r < rows.last; ++r) patches.take(frame.latents, r, wide + r * LANES);
         pack<T>(wide, rows, narrow);
         if (frame.guide) rows_of_tokens<T>((const Scalar *)frame.guide, sizes.tokens, dim, x, words_of(own));
         else std::memset(x + own.first * LANES, 0, sizeof(float) * (own.last - own.first) * LANES);
@@ -142,7 +130,7 @@ private:
                [&](int r, int v, const Floats *both) { put_two(both, wide, r, v); });
         for (int r = rows.first; r < rows.last; ++r) {
             const int cell = r / sizes.channels;
-            cells(r % sizes.channels, cell / sizes.side, cell % sizes.side, [&](int lane, long place) {
+            patches.cells(r % sizes.channels, cell / sizes.side, cell % sizes.side, [&](int lane, long place) {
                 const float known = frame.skip ? frame.sigma * frame.skip[long(lane) * patch + r] : 0.f;
                 frame.velocity[place] = wide[r * LANES + lane] - known;
             });

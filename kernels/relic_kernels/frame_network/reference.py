@@ -10,7 +10,7 @@ from torch.nn import functional as F
 
 from relic_kernels.attention_backends import attend
 from relic_kernels.frame_network import BlockInputs, BlockWeights, EndWeights, FrameInputs, Gelu
-from relic_kernels.linear_layers.reference import linear_of_bytes
+from relic_kernels.native.reference import linear_of_bytes
 
 
 def frame_network(

@@ -106,15 +106,20 @@ INLINE Floats square_root(Floats x) {
     return x;
 }
 
+// The nearest whole number, for x below 2^22 in size.
+INLINE Floats nearest(Floats x) {
+#if defined(__AVX512F__)
+    return (Floats)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
+#else
+    const Floats shift = splat(12582912.f);
+    return (x + shift) - shift;
+#endif
+}
+
 // 2^x for x below 127, to a relative 2e-7 or, roughly, 8e-5; 0, or less than 2^-125, below -126.
 template <bool ROUGHLY = false> INLINE Floats exp2_of(Floats x) {
     x = larger(x, splat(-150.f));
-#if defined(__AVX512F__)
-    const Floats whole = (Floats)_mm512_roundscale_ps((__m512)x, _MM_FROUND_TO_NEAREST_INT);
-#else
-    const Floats shift = splat(12582912.f), whole = (x + shift) - shift;
-#endif
-    const Floats part = x - whole;
+    const Floats whole = nearest(x), part = x - whole;
     Floats y;
     if constexpr (ROUGHLY) {
         y = part * 5.517166681e-2f + 2.426111351e-1f;
@@ -154,6 +159,22 @@ template <bool ROUGHLY = false> INLINE Floats logistic(Floats x) {
 
 template <bool ROUGHLY = false> INLINE Floats silu(Floats x) { return x * logistic<ROUGHLY>(x); }
 
+// sin(x + quarters pi / 2) to 1e-7 for x below 10^4 in size, and less well up to 10^6.
+INLINE Floats sine(Floats x, int quarters) {
+    const Floats turns = nearest(x * 0.636619772f);
+    // pi / 2 in three parts: products with the first two are exact
+    Floats part = x - turns * 1.5703125f;
+    part -= turns * 4.83751297e-4f;
+    part -= turns * 7.54978989e-8f;
+    const Floats square = part * part;
+    const Floats odd = part + part * square * (-0.166666549f + square * (8.33217354e-3f + square * -1.95166554e-4f));
+    const Floats even = 1.f - 0.5f * square +
+                        square * square * (4.16666467e-2f + square * (-1.38873614e-3f + square * 2.44377297e-5f));
+    const Ints quadrant = __builtin_convertvector(turns, Ints) + quarters;
+    const Floats size = (quadrant & 1) != 0 ? even : odd;
+    return (Floats)((Ints)size ^ ((quadrant & 2) << 30));
+}
+
 // Abramowitz and Stegun 7.1.26: erf to 1.5e-7.
 INLINE Floats gelu_exact(Floats x) {
     const Floats z = x * 0.70710678f, size = z < 0 ? -z : z;
@@ -185,6 +206,7 @@ struct Float32 {
         std::memcpy(&weight, &w, 4);
         return sum + (Floats)x * weight;
     }
+    static INLINE Floats dot(Floats sum, Words x, Words w) { return sum + (Floats)x * (Floats)w; }
     static INLINE Words pack(const Floats *rows) { return (Words)rows[0]; }
     static INLINE void widen(Words words, Floats *rows) { rows[0] = (Floats)words; }
     static INLINE Words beside(const float *const *rows) { return load<Words>(rows[0]); }
@@ -204,6 +226,9 @@ struct Bfloat16 {
     }
     static INLINE Floats dot(Floats sum, Words x, uint32_t w) {
         return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)_mm512_set1_epi32(w));
+    }
+    static INLINE Floats dot(Floats sum, Words x, Words w) {
+        return (Floats)_mm512_dpbf16_ps((__m512)sum, (__m512bh)x, (__m512bh)w);
     }
     static INLINE Words pack(const Floats *rows) {
         const __m512i both = (__m512i)_mm512_cvtne2ps_pbh((__m512)rows[1], (__m512)rows[0]);

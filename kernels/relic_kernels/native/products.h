@@ -13,10 +13,12 @@ constexpr int VECTORS_AT_ONCE = 2;
 constexpr int CHUNK = VECTORS_AT_ONCE * WIDTH;
 
 // sums[r][v] += sum over k of weights[r * row + k * column] x[k][v], by F's products of words; a row of x has `lanes`.
-template <class F, class Sums, int R, int V>
+// ask(k) may prefetch what comes after.
+template <class F, class Sums, int R, int V, class Ask>
 INLINE void multiply(Sums (&sums)[R][V], const uint32_t *x, int lanes, const uint32_t *weights, long row, long column,
-                     int count) {
+                     int count, Ask ask) {
     for (int k = 0; k < count; ++k) {
+        ask(k);
         Words values[V];
         for (int v = 0; v < V; ++v) values[v] = load<Words>(x + long(k) * lanes + v * WIDTH);
         for (int r = 0; r < R; ++r) {
@@ -24,6 +26,12 @@ INLINE void multiply(Sums (&sums)[R][V], const uint32_t *x, int lanes, const uin
             for (int v = 0; v < V; ++v) sums[r][v] = F::dot(sums[r][v], values[v], weight);
         }
     }
+}
+
+template <class F, class Sums, int R, int V>
+INLINE void multiply(Sums (&sums)[R][V], const uint32_t *x, int lanes, const uint32_t *weights, long row, long column,
+                     int count) {
+    multiply<F>(sums, x, lanes, weights, row, column, count, [](int) {});
 }
 
 // A linear layer in T: `weight` (outputs, inputs) as torch stores it. `value` makes an output of a sum of products.
@@ -76,7 +84,11 @@ template <int R, int V, class Layer, class Use>
 INLINE void linear_block(const Layer &layer, const uint32_t *x, int words, int first, int lane, Use &use) {
     const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
     typename Layer::Sums sums[R][V] = {};
-    multiply<Layer>(sums, x + lane, LANES, weights, words, 1, words);
+    // the next rows of weights: they are too short for the processor to foresee them
+    const char *next = (const char *)(weights + long(R) * words);
+    multiply<Layer>(sums, x + lane, LANES, weights, words, 1, words, [&](int k) __attribute__((always_inline)) {
+        __builtin_prefetch(next + 4L * R * k);
+    });
     for (int r = 0; r < R; r += 2)
         for (int i = 0; i < V; ++i) {
             const int v = lane / WIDTH + i;
@@ -147,13 +159,7 @@ void linear(const Layer &layer, const uint32_t *x, int inputs, Share own, Use us
             for (; own.first + TILE <= own.last; own.first += TILE) linear_tiles<1>(layer, x, words, own.first, use);
         }
 #endif
-    const char *next = (const char *)layer.weight + 4L * (own.first + AT_ONCE) * words;
-    const char *end = (const char *)layer.weight + 4L * own.last * words;
-    for (; own.first + AT_ONCE <= own.last; own.first += AT_ONCE) {
-        // the next rows of weights: they are too short for the processor to foresee them
-        const char *stop = next + 4L * AT_ONCE * words;
-        for (; next < stop && next < end; next += 64) __builtin_prefetch(next);
+    for (; own.first + AT_ONCE <= own.last; own.first += AT_ONCE)
         linear_rows<AT_ONCE>(layer, x, words, own.first, lanes, use);
-    }
     for (; own.first < own.last; own.first += 2) linear_rows<2>(layer, x, words, own.first, lanes, use);
 }

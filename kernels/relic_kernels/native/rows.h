@@ -36,7 +36,7 @@ void rows_of_tokens(const typename T::Scalar *from, int tokens, int dim, float *
 template <class T>
 void tokens_of_words(const uint32_t *from, int tokens, int dim, typename T::Scalar *to, Share words) {
     for (int first = words.first; first < words.last; first += WIDTH)
-        for (int v = 0; v < VECTORS; ++v) {
+        for (int v = 0; v * WIDTH < tokens; ++v) {
             const int count = least(WIDTH, words.last - first);
             Words block[WIDTH] = {};
             for (int i = 0; i < count; ++i) block[i] = load<Words>(from + (first + i) * LANES + v * WIDTH);

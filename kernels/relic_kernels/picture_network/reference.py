@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from relic_kernels.linear_layers.reference import linear_of_bytes
+from relic_kernels.native.reference import linear_of_bytes
 from relic_kernels.picture_network import EPS, Blocks, Layer, Step
 
 
