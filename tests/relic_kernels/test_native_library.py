@@ -22,6 +22,7 @@ from tests.relic_kernels.picture_problems import of_all_steps, of_blocks
 from tests.relic_kernels.test_linear_layers import TOLERANCE as LAYER_TOLERANCE
 from tests.relic_kernels.test_linear_layers import exact as exact_layers
 from tests.relic_kernels.test_linear_layers import layers_of
+from tests.relic_kernels.test_memory_frames import check_written, frame_of
 
 pytestmark = pytest.mark.native
 
@@ -74,6 +75,8 @@ def check_operators(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None
         assert_close("pictures", picture.run()[0], picture.exactly()[0], PICTURE_TOLERANCE_IN_BYTES[dtype])
     layers, rows = layers_of(3, 64, 22, dtype), torch.randn(70, 64).to(dtype)
     assert_close("outputs", LinearLayers(layers)(rows, 3), exact_layers(rows, layers), LAYER_TOLERANCE[dtype])
+    for sizes in ((8, 1, 60, 5, 64), (2, 2, 7, 3, 20)):
+        check_written(frame_of(sizes, dtype), begin=2, room=70, threads=3)
 
 
 @pytest.mark.parametrize("macro", ["RELIC_EMULATED_TILES", "RELIC_NO_TILES"])
