@@ -46,7 +46,15 @@ def check_written(frame: Frame, begin: int, room: int, threads: int) -> None:
 @pytest.mark.parametrize("threads", [1, 2, 3])
 @pytest.mark.parametrize(
     "shape",
-    [(8, 1, 60, 5, 64), (3, 2, 63, 5, 64), (2, 3, 65, 3, 24), (1, 1, 1, 1, 8), (5, 1, 7, 3, 20), (2, 2, 7, 2, 2)],
+    [
+        (7, 1, 1000, 2, 64),
+        (8, 1, 60, 5, 64),
+        (3, 2, 63, 5, 64),
+        (2, 3, 65, 3, 24),
+        (1, 1, 1, 1, 8),
+        (5, 1, 7, 3, 20),
+        (2, 2, 7, 2, 2),
+    ],
     ids=str,
 )
 def test_a_frame_lies_turned_in_its_slots_alone(dtype: torch.dtype, shape: tuple[int, ...], threads: int) -> None:

@@ -75,8 +75,8 @@ def check_operators(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None
         assert_close("pictures", picture.run()[0], picture.exactly()[0], PICTURE_TOLERANCE_IN_BYTES[dtype])
     layers, rows = layers_of(3, 64, 22, dtype), torch.randn(70, 64).to(dtype)
     assert_close("outputs", LinearLayers(layers)(rows, 3), exact_layers(rows, layers), LAYER_TOLERANCE[dtype])
-    for sizes in ((8, 1, 60, 5, 64), (2, 2, 7, 3, 20)):
-        check_written(frame_of(sizes, dtype), begin=2, room=70, threads=3)
+    for sizes in ((8, 1, 60, 5, 64), (2, 2, 7, 3, 20), (7, 1, 1000, 2, 64)):
+        check_written(frame_of(sizes, dtype), begin=2, room=sizes[2] + 3, threads=3)
 
 
 @pytest.mark.parametrize("macro", ["RELIC_EMULATED_TILES", "RELIC_NO_TILES"])

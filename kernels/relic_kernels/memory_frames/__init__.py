@@ -20,8 +20,8 @@ _FIELDS = (
     *(f"{name}_{what}" for name in _PLACES for what in ("at", "layers_apart", "cases_apart")),
     *("turns", "layers", "cases", "tokens", "heads", "head_dim", "threads"),
 )
-_NUMBERS_A_THREAD = 2**16
-"""Below this, waking another thread takes longer than it saves."""
+_NUMBERS_A_THREAD = 2**18
+"""Of keys: with fewer, waking another thread takes about as long as it saves."""
 
 
 class _Frame(ctypes.Structure):
@@ -43,7 +43,7 @@ def write_frame(k: Tensor, v: Tensor, turns: Tensor, keys: Tensor, values: Tenso
         keys: `(N, B, T, H, D)` of the same dtype; written.
         values: the same; written.
         begin: at most T - L.
-        threads: at most.
+        threads: at most; a frame of few numbers is one thread's.
 
     Raises:
         ValueError: for tensors that do not fit, before anything is written, or where the C++ cannot run.
