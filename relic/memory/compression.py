@@ -45,8 +45,9 @@ def pool_tokens(x: Tensor, grid: tuple[int, int], factor: int) -> Tensor:
     """Average-pool `(..., L, heads, width)` to `(..., C, heads, width)`."""
     if factor == 1:
         return x
-    weights = pooling_matrix(grid, factor).to(x)
-    return (weights @ x.flatten(-2)).unflatten(-1, x.shape[-2:])
+    frames = x.reshape(-1, *grid, x.shape[-2] * x.shape[-1]).permute(0, 3, 1, 2)
+    pooled = torch.nn.functional.avg_pool2d(frames, factor, ceil_mode=True, count_include_pad=False)
+    return pooled.permute(0, 2, 3, 1).reshape(*x.shape[:-3], -1, *x.shape[-2:])
 
 
 def pooled_positions(positions_L2: Tensor, grid: tuple[int, int], factor: int) -> Tensor:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 from relic.config import ModelConfig
 from relic.memory.kv_cache import KVMemory
-from relic.memory.placing import axis_turns
-from relic.model.rope import grid_positions, rotate, rotation
+from relic.memory.placing import axis_turns, places
+from relic.model.rope import grid_positions, rotate
 from relic_kernels.attention_backends import attend_as_chosen
 from relic_kernels.dispatch import chosen
 from relic_kernels.memory_attention import Part, Turns, memory_attention
@@ -28,12 +28,10 @@ class MemoryContext:
     """
 
     def __init__(self, memory: KVMemory, model: ModelConfig, num_frames: int) -> None:
-        space = grid_positions(model.grid)
-        self._memory = memory
-        first = memory.num_frames
-        time = torch.arange(first, first + num_frames)[:, None].expand(-1, len(space)).flatten()
-        self._places, self._model = (time, space.repeat(num_frames, 1)), model
-        self._rotation = rotation(*self._places, model.head_dim, model.rope_theta)
+        self._memory, self._model = memory, model
+        self._times = range(memory.num_frames, memory.num_frames + num_frames)
+        frames = [memory.rotations.of(time, 1) for time in self._times]
+        self._rotation = frames[0] if len(frames) == 1 else torch.cat(frames)
         self._turns: Turns | None = None
         self._own: list[tuple[Tensor, Tensor]] = []
 
@@ -50,14 +48,17 @@ class MemoryContext:
         turn = self.query_rotation(q.device)
         q_all = q.flatten(1, 2)
         if chosen(q) == "triton":
-            turns = axis_turns(*self._places, self._model) if self._turns is None else self._turns
-            self._turns = turns.to(q.device)
+            self._turns = (self._own_turns() if self._turns is None else self._turns).to(q.device)
             own = Part(k=k.flatten(1, 2), v=v.flatten(1, 2), turns=self._turns)
             out = memory_attention(q_all, own, *self._memory.parts().parts(layer))
         else:
             k_all, v_all = self._with_memory(layer, rotate(k.flatten(1, 2), turn), v.flatten(1, 2))
             out = attend_as_chosen(q_all, k_all, v_all)
         return out.unflatten(1, q.shape[1:3])
+
+    def _own_turns(self) -> Turns:
+        space = grid_positions(self._model.grid)
+        return axis_turns(*places(self._times, [space] * len(self._times)), self._model)
 
     def _with_memory(self, layer: int, k_own: Tensor, v_own: Tensor) -> tuple[Tensor, Tensor]:
         view = self._memory.view(k_own.shape[1])

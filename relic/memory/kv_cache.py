@@ -9,8 +9,11 @@ Axes: B batch, F latent frames, L tokens of a frame, H heads, D head width.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from bisect import bisect_left
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
+import torch
 from torch import Tensor
 
 from relic.config import MemoryConfig, ModelConfig
@@ -18,19 +21,28 @@ from relic.memory.compression import pool_tokens
 from relic.memory.entries import FrameEntry, MemoryEntry, MemorySnapshot, MemoryView, QuantisedEntry
 from relic.memory.layers import Layers
 from relic.memory.parts_buffer import PartsBuffer
+from relic.memory.placing import FrameRotations
 from relic.memory.read_buffer import ReadBuffer
 
 
 class KVMemory(ABC):
-    """Base of every memory policy; a policy decides what becomes of the entries as the rollout goes on."""
+    """Base of every memory policy; a policy decides what becomes of the entries as the rollout goes on.
+
+    Attributes:
+        config: of the memory.
+        model_config: of the network.
+        rotations: of the network's latent frames, for this memory and the blocks that read it.
+    """
 
     def __init__(self, memory: MemoryConfig, model: ModelConfig) -> None:
         self.config = memory
         self.model_config = model
-        self._buffer = ReadBuffer(memory, model)
+        self.rotations = FrameRotations(model)
+        self._buffer = ReadBuffer(memory, self.rotations)
         self._parts = PartsBuffer(memory, model)
         self._parts_are_current = False
         self._entries: tuple[MemoryEntry, ...] = ()
+        self._aged_before: tuple[MemoryEntry, ...] = ()
         self._num_frames = 0
         self._view: MemoryView | None = None
 
@@ -65,17 +77,11 @@ class KVMemory(ABC):
             k: `(B, F, L, H, D)` of each layer, after QK-norm, before RoPE.
             v: `(B, F, L, H, D)` of each layer.
         """
-        count = k[0].shape[1]
         fresh = tuple(
-            FrameEntry(
-                frame=self._num_frames + i,
-                factor=1,
-                k=Layers.of(layer[:, i].detach() for layer in k),
-                v=Layers.of(layer[:, i].detach() for layer in v),
-            )
-            for i in range(count)
+            FrameEntry(frame=frame, factor=1, k=k_of_frame, v=v_of_frame)
+            for frame, (k_of_frame, v_of_frame) in enumerate(zip(_frames(k), _frames(v), strict=True), self._num_frames)
         )
-        self._num_frames += count
+        self._num_frames += len(fresh)
         self._entries = self._bounded(self.settle((*self._entries, *fresh), self._num_frames))
         self._view, self._parts_are_current = None, False
 
@@ -83,7 +89,7 @@ class KVMemory(ABC):
         """Memory for the attention kernel, which rotates and dequantises by itself; `view` is for everyone else."""
         if not self._parts_are_current and self._entries:
             self._entries = self._parts.fill(self._entries, self._num_frames)
-            self._parts_are_current = True
+            self._parts_are_current, self._aged_before = True, ()
         return self._parts
 
     def view(self, own_tokens: int) -> MemoryView:
@@ -114,13 +120,20 @@ class KVMemory(ABC):
     ) -> tuple[MemoryEntry, ...]:
         """Entries with those that have left the window pooled and stored as configured.
 
+        Those that the last call gave back are known by who they are, and not looked at again.
+
         Args:
             entries: oldest first.
             num_frames: latent frames committed.
             factor_of: a frame's cells a side that become one.
         """
-        border = num_frames - self.config.window
-        return tuple(self._aged(entry, factor_of(entry.frame)) if entry.frame < border else entry for entry in entries)
+        known, border = len(self._aged_before), num_frames - self.config.window
+        if entries[:known] != self._aged_before:
+            known = 0
+        settled = bisect_left(entries, border, lo=known, key=attrgetter("frame"))
+        fresh = (self._aged(entry, factor_of(entry.frame)) for entry in entries[known:settled])
+        self._aged_before = (*entries[:known], *fresh)
+        return (*self._aged_before, *entries[settled:])
 
     def _aged(self, entry: MemoryEntry, factor: int) -> MemoryEntry:
         if isinstance(entry, QuantisedEntry):
@@ -140,3 +153,10 @@ class KVMemory(ABC):
             return entries
         drop = max(surplus, min(self.config.max_frames // 8, len(entries) - 1 - self.config.window))
         return (entries[0], *entries[1 + drop :])
+
+
+def _frames(layers: Sequence[Tensor]) -> list[Layers]:
+    """Copies of the frames of `(B, F, L, H, D)` of each layer, without their gradients."""
+    with torch.no_grad():
+        blocks = Layers.of(layers)
+    return [blocks.map(lambda stack, i=i: stack[:, :, i].contiguous()) for i in range(layers[0].shape[1])]

@@ -6,7 +6,7 @@ Axes: N layers, n those of a stack, B batch, L tokens.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -80,8 +80,3 @@ class Layers:
         """Put the source's tokens at `begin`."""
         for target, stack in zip(self.stacks, source.stacks, strict=True):
             target[:, :, begin : begin + stack.shape[2]] = stack
-
-
-def joined(parts: Sequence[Layers]) -> Layers:
-    """The tokens of all parts, one part after the other; not a copy of a single one."""
-    return parts[0] if len(parts) == 1 else parts[0].map(lambda *stacks: torch.cat(stacks, dim=2), *parts[1:])

@@ -20,6 +20,7 @@ from tests.relic_kernels.picture_problems import IN_BYTES as PICTURES_IN_BYTES
 from tests.relic_kernels.picture_problems import TOLERANCE as PICTURE_TOLERANCE
 from tests.relic_kernels.picture_problems import TOLERANCE_IN_BYTES as PICTURE_TOLERANCE_IN_BYTES
 from tests.relic_kernels.picture_problems import of_all_steps, of_blocks
+from tests.relic_kernels.test_memory_frames import check_written, frame_of
 
 pytestmark = pytest.mark.native
 
@@ -72,6 +73,8 @@ def check_operators(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None
         assert_close("pictures", picture.run()[0], picture.exactly()[0], PICTURE_TOLERANCE_IN_BYTES[dtype])
     for control in (ControlProblem(case, dtype) for case in CONTROL.values()):
         control.check(control.run(threads=3))
+    for sizes in ((8, 1, 60, 5, 64), (2, 2, 7, 3, 20), (7, 1, 1000, 2, 64)):
+        check_written(frame_of(sizes, dtype), begin=2, room=sizes[2] + 3, threads=3)
 
 
 @pytest.mark.parametrize("macro", ["RELIC_EMULATED_TILES", "RELIC_NO_TILES"])
