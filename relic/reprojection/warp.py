@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relic.intrinsics import Intrinsics, pixel_rays
-from relic_kernels.warp import Pinhole, warp, warps_natively
+from relic_kernels.warp import Pinhole, warp, warp_with_shares, warps_natively
 
 _COARSE = 2
 _NEAREST_M = 0.05
@@ -129,7 +129,8 @@ def warp_views(
         tolerance: relative difference of depth up to which a view shows the same surface.
     """
     if warps_natively(views.pictures):
-        return _warped_natively(camera, views, rotations_w2c, positions, order, tolerance)
+        pictures, view = warp(*_for_cpp(camera, views, rotations_w2c, positions, order, tolerance))
+        return Warped(pictures=pictures, view=view)
     count, wanted = positions.shape[:2]
     height, width = camera.intrinsics.height, camera.intrinsics.width
     depth = splat_depth(camera, views, rotations_w2c, positions).flatten(2)
@@ -156,13 +157,47 @@ def warp_views(
     )
 
 
-def _warped_natively(
+def warp_with_shares_of_views(
+    camera: Camera,
+    views: Views,
+    rotations_w2c: Tensor,
+    positions: Tensor,
+    *,
+    cell: int,
+    order: Tensor | None = None,
+    tolerance: float = 0.1,
+) -> tuple[Tensor, Tensor]:
+    """Paint the wanted pictures of F latent frames of P pixel frames, and say how much of them is from which view.
+
+    Args:
+        camera: of every picture.
+        views: what is known.
+        rotations_w2c: `(N, F, P, 3, 3)` wanted.
+        positions: `(N, F, P, 3)` wanted, metres.
+        cell: pixels a side of a latent cell; both sides of the pictures are multiples of it.
+        order: see `warp_views`.
+        tolerance: see `warp_views`.
+
+    Returns:
+        Pictures `(N, F P, 3, H, W)`, 0 where nothing is known; and `(N, 2 P, F, h, w)`, the share of each cell's pixels
+        taken from the first view for each pixel frame, then the share taken from other views.
+    """
+    many = positions.shape[2]
+    wanted = rotations_w2c.flatten(1, 2), positions.flatten(1, 2)
+    if warps_natively(views.pictures):
+        return warp_with_shares(*_for_cpp(camera, views, *wanted, order, tolerance), cell=cell, group=many)
+    warped = warp_views(camera, views, *wanted, order=order, tolerance=tolerance)
+    masks = torch.stack([warped.view == 0, warped.view > 0], dim=1).float().flatten(0, 1)
+    shares = F.avg_pool2d(masks, cell).unflatten(1, (-1, many)).transpose(1, 2)
+    return warped.pictures, shares.unflatten(0, (-1, 2)).flatten(1, 2)
+
+
+def _for_cpp(
     camera: Camera, views: Views, rotations_w2c: Tensor, positions: Tensor, order: Tensor | None, tolerance: float
-) -> Warped:
+) -> tuple[Pinhole, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     of = camera.intrinsics
     pinhole = Pinhole(fx=of.fx, fy=of.fy, cx=of.cx, cy=of.cy, coarse=_COARSE, tolerance=tolerance, nearest=_NEAREST_M)
     count, many = views.positions.shape[:2]
     order = torch.arange(many).expand(count, many) if order is None else order
     known = (views.pictures, views.depth, views.rotations_w2c, views.positions)
-    pictures, view = warp(pinhole, *known, rotations_w2c, positions, order)
-    return Warped(pictures=pictures, view=view)
+    return pinhole, *known, rotations_w2c, positions, order

@@ -144,16 +144,19 @@ class SteppedNetwork(nn.Module, ABC):
     def by_torch(self, x: Tensor, past: Sequence[Tensor | None], batch: int) -> tuple[Tensor, list[Tensor]]:
         """The same in PyTorch, see `run`."""
 
-    def run(self, x: Tensor, past: Sequence[Tensor | None] = (), batch: int = 1) -> tuple[Tensor, list[Tensor]]:
+    def run(
+        self, x: Tensor, past: Sequence[Tensor | None] = (), batch: int = 1, unread: int = 0
+    ) -> tuple[Tensor, list[Tensor]]:
         """Run the network.
 
         Args:
             x: `(N, C, H, W)` frames of any precision, those of one moment for all streams together.
             past: for each block of all stacks what it kept, `(batch, C', h, w)`; empty at the beginning.
             batch: streams side by side.
+            unread: frames at the beginning, fewer than N, whose output is not wanted.
 
         Returns:
-            The output, and what each block keeps; float32 by C++, else of the weights' precision.
+            The output of the other frames, and what each block keeps; float32 by C++, else of the weights' precision.
 
         Raises:
             ValueError: for another number of channels, or a past of another size.
@@ -162,8 +165,9 @@ class SteppedNetwork(nn.Module, ABC):
             if self._native is None or not self._native.holds():
                 self._native = _Native(self, x.shape[1])
             if self._native.network is not None:
-                return self._native.network(x, past, batch)
-        return self.by_torch(x, past, batch)
+                return self._native.network(x, past, batch, unread)
+        out, kept = self.by_torch(x, past, batch)
+        return out[unread:], kept
 
 
 class _Native:

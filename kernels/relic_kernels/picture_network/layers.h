@@ -82,14 +82,14 @@ public:
     // Of a thread: rows that are read, those that are made, and words of the first.
     size_t room_floats() const { return (2 * size_t(inputs) + step.outputs) * LANES; }
 
-    void run(int frames, const float *from, float *to, float *rows) const {
+    void run(Share frames, const float *from, float *to, float *rows) const {
         const int chunks = (in.height * in.width + LANES - 1) / LANES;
-        const Duty duty = Duty::of(frames * chunks, thread_number(), team_size());
+        const Duty duty = Duty::of((frames.last - frames.first) * chunks, thread_number(), team_size());
         const Share outputs = duty.rows(step.outputs, ROWS_AT_ONCE<T>);
         float *done = rows + size_t(inputs) * LANES;
         uint32_t *packed = (uint32_t *)(done + size_t(step.outputs) * LANES);
         for (int job = duty.chunks.first; job < duty.chunks.last; ++job) {
-            const int frame = job / chunks, chunk = job % chunks;
+            const int frame = frames.first + job / chunks, chunk = job % chunks;
             gather(from, frame, chunk, rows);
             pack<T>(rows, {0, inputs}, packed);
             linear(Linear<T>{step.weight, step.bias}, packed, inputs, outputs,
