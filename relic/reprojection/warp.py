@@ -20,7 +20,8 @@ from relic.intrinsics import Intrinsics, pixel_rays
 from relic_kernels.warp import Pinhole, warp, warp_with_shares, warps_natively
 
 _COARSE = 2
-_NEAREST_M = 0.05
+NEAREST_M = 0.05
+"""Metres in front of a camera where it begins to see."""
 _EMPTY = float("inf")
 
 
@@ -78,7 +79,7 @@ class Camera:
     def project(self, points: Tensor, rotations_w2c: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pixel x, y and depth `(..., P)` of world points `(..., 3, P)` seen by cameras `(..., 3, 3)`, `(..., 3)`."""
         x, y, z = (rotations_w2c @ (points - positions.unsqueeze(-1))).unbind(-2)
-        near = z.clamp(min=_NEAREST_M)
+        near = z.clamp(min=NEAREST_M)
         camera = self.intrinsics
         return x / near * camera.fx + camera.cx, y / near * camera.fy + camera.cy, z
 
@@ -101,7 +102,7 @@ def splat_depth(camera: Camera, views: Views, rotations_w2c: Tensor, positions: 
     points = seen.transpose(1, 2).flatten(2).unsqueeze(1)
     x, y, z = camera.project(points, rotations_w2c, positions)
     column, row = (x / _COARSE).floor().long(), (y / _COARSE).floor().long()
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (z > _NEAREST_M)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (z > NEAREST_M)
     cell = torch.where(inside, row * width + column, height * width)
     buffer = z.new_full((count, wanted, height * width + 1), _EMPTY)
     buffer.scatter_reduce_(2, cell, z, "amin")
@@ -146,7 +147,7 @@ def warp_views(
         grid = torch.stack([x / width * 2 - 1, y / height * 2 - 1], dim=-1).unsqueeze(1)
         layers = torch.cat([views.pictures[every, view], views.depth[every, view].unsqueeze(1)], dim=1)
         found = F.grid_sample(layers, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
-        inside = (grid.abs() <= 1).all(-1)[:, 0] & (z > _NEAREST_M)
+        inside = (grid.abs() <= 1).all(-1)[:, 0] & (z > NEAREST_M)
         taken = open_pixels & inside & ((found[:, 3] - z).abs() <= tolerance * z)
         picture = torch.where(taken.unsqueeze(1), found[:, :3], picture)
         source = torch.where(taken, view.unsqueeze(1), source)
@@ -196,7 +197,7 @@ def _for_cpp(
     camera: Camera, views: Views, rotations_w2c: Tensor, positions: Tensor, order: Tensor | None, tolerance: float
 ) -> tuple[Pinhole, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     of = camera.intrinsics
-    pinhole = Pinhole(fx=of.fx, fy=of.fy, cx=of.cx, cy=of.cy, coarse=_COARSE, tolerance=tolerance, nearest=_NEAREST_M)
+    pinhole = Pinhole(fx=of.fx, fy=of.fy, cx=of.cx, cy=of.cy, coarse=_COARSE, tolerance=tolerance, nearest=NEAREST_M)
     count, many = views.positions.shape[:2]
     order = torch.arange(many).expand(count, many) if order is None else order
     known = (views.pictures, views.depth, views.rotations_w2c, views.positions)

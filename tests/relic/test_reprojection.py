@@ -182,6 +182,27 @@ def test_memory_keeps_apart_views_and_finds_the_one_that_shows_most() -> None:
     assert memory.nbytes == 4 * (3 + 1) * 96 * 160 * 4
 
 
+@pytest.mark.native
+@pytest.mark.parametrize("size", [(160, 96), (64, 32), (352, 224)])
+def test_both_ways_score_views_alike(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    intrinsics = Intrinsics.from_fov(60.0, *size)
+    finder = ViewFinder(intrinsics)
+    views = []
+    for time in range(9):
+        depth, place = 0.2 + 4 * torch.rand(intrinsics.height, intrinsics.width), 0.5 * torch.randn(3)
+        views.append(finder.view(torch.zeros(3, *depth.shape), depth, turned(0.8 * time), place, time))
+    for pan in (0.0, 0.9, 3.0):
+        pose = turned(pan, 0.1), 0.3 * torch.randn(3)
+        with torch.no_grad():
+            got = finder.scores(views, *pose)
+            with force("reference"):
+                expected = finder.scores(views, *pose)
+        assert max(expected) > 0.2
+        assert min(expected) < 0.1
+        assert got == pytest.approx(expected, abs=1e-5)
+
+
 def test_a_close_look_is_worth_more_than_one_from_afar() -> None:
     near, far = view_at(torch.eye(3), torch.zeros(3)), view_at(torch.eye(3), torch.tensor([0.0, 0.0, -4.0]))
     views = views_of(near, far)
