@@ -6,7 +6,7 @@ Where a network of them is run without gradients on a processor, C++ computes it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, ValuesView
 from itertools import chain
 from operator import is_
 from typing import Any, cast
@@ -180,8 +180,8 @@ class _Native:
     def __init__(self, network: SteppedNetwork, channels: int) -> None:
         modules = list(network.modules())
         # they are looked at before every call, and through attributes that takes ten times as long
-        self._owners: list[dict[str, Any]] = [
-            owner for module in modules for owner in (module._modules, module._parameters)
+        self._owners: list[ValuesView[Any]] = [
+            owner.values() for module in modules for owner in (module._modules, module._parameters) if owner
         ]
         self._parts = self._parts_now()
         self._stacks = [module for module in modules if isinstance(module, ResidualStack)]
@@ -207,7 +207,7 @@ class _Native:
         )
 
     def _parts_now(self) -> list[object]:
-        return [*chain.from_iterable(map(dict.values, self._owners))]
+        return [*chain.from_iterable(self._owners)]
 
 
 def multiply_bytes(network: nn.Module, on: bool) -> None:
