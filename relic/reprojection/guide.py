@@ -61,7 +61,7 @@ class Reprojector:
         """
         count, many = views.positions.shape[:2]
         if order is None and self.config.prefer == "remembered":
-            order = torch.tensor([*range(1, many), LATEST]).expand(count, many)
+            order = torch.tensor([[*range(1, many), LATEST]] * count)
         pictures, shares = warp_with_shares_of_views(
             self._camera,
             views,

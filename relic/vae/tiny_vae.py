@@ -113,14 +113,11 @@ class Decoder(SteppedNetwork):
 
 def _folded(picture: Tensor | None, frames: Tensor) -> Tensor:
     """(B, 3, T, H, W) -> (N, 12, H, W): four frames side by side, after a film's first one (B, 3, H, W) four times."""
-    batch, _, count, height, width = frames.shape
-    first = int(picture is not None)
-    x = frames.new_empty(first + count // TEMPORAL_FACTOR, batch, TEMPORAL_FACTOR, 3, height, width)
+    x = frames.transpose(1, 2)
     if picture is not None:
-        x[0].copy_(picture.unsqueeze(1).expand_as(x[0]))
-    if count:
-        x[first:].copy_(frames.unflatten(2, (-1, TEMPORAL_FACTOR)).permute(2, 0, 3, 1, 4, 5))
-    return x.view(-1, TEMPORAL_FACTOR * 3, height, width)
+        x = torch.cat([picture.unsqueeze(1).expand(-1, TEMPORAL_FACTOR, -1, -1, -1), x], dim=1)
+    # of a single stream these are views
+    return x.unflatten(1, (-1, TEMPORAL_FACTOR)).transpose(0, 1).reshape(-1, TEMPORAL_FACTOR * 3, *x.shape[3:])
 
 
 class TinyVae(nn.Module):
@@ -196,14 +193,14 @@ class TinyVae(nn.Module):
 
     def _latents(self, raw_N: Tensor, batch: int) -> Tensor:
         """Raw latents (N, C, h, w) -> normalised ones (B, C, L, h, w)."""
-        z_N = (raw_N - self.latent_mean[:, None, None]) / self.latent_scale
+        z_N = (raw_N - self.latent_mean.view(-1, 1, 1)) / self.latent_scale
         return z_N.unflatten(0, (-1, batch)).permute(1, 2, 0, 3, 4).contiguous()
 
     def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """See `VideoDecoder.decode_step`."""
         check_latents(latents, self.config.latent_channels, state)
-        raw = latents * self.latent_scale + self.latent_mean[:, None, None, None]
+        raw = latents * self.latent_scale + self.latent_mean.view(-1, 1, 1, 1)
         x_N, after = self.decoder(raw.permute(2, 0, 1, 3, 4).flatten(0, 1), state)
-        x = x_N.to(latents.dtype).unflatten(0, (-1, state.batch)).unflatten(2, (TEMPORAL_FACTOR, 3))
+        x = x_N.to(latents.dtype).reshape(-1, state.batch, TEMPORAL_FACTOR, 3, *x_N.shape[2:])
         frames = x.permute(1, 3, 0, 2, 4, 5).flatten(2, 3)
         return (frames if state.started else frames[:, :, TEMPORAL_FACTOR - 1 :]), after
