@@ -71,6 +71,14 @@ class CameraPose:
         object.__setattr__(self, "position", _frozen(position))
 
     @classmethod
+    def _checked(cls, rotation_w2c: Float64Array, position: Float64Array) -> CameraPose:
+        """Return a pose of read-only arrays that were checked before: a path's."""
+        pose = object.__new__(cls)
+        object.__setattr__(pose, "rotation_w2c", rotation_w2c)
+        object.__setattr__(pose, "position", position)
+        return pose
+
+    @classmethod
     def identity(cls) -> CameraPose:
         """Return the world's origin: the pose of a path's first camera."""
         return cls(np.eye(3), np.zeros(3))
@@ -127,7 +135,7 @@ class CameraPath:
     def __getitem__(self, index: int | slice) -> CameraPose | CameraPath:
         if isinstance(index, slice):
             return CameraPath(self.rotations_w2c[index], self.positions[index])
-        return CameraPose(self.rotations_w2c[index], self.positions[index])
+        return CameraPose._checked(self.rotations_w2c[index], self.positions[index])
 
     def matrices_c2w(self) -> Float64Array:
         """Return (T, 4, 4) camera-to-world matrices in OpenCV axes."""

@@ -47,6 +47,7 @@ def frames_to_tensor(frames: NDArray[np.uint8]) -> Tensor:
 
 def tensor_to_frames(pixels: Tensor) -> NDArray[np.uint8]:
     """`(..., 3, T, H, W)` in [-1, 1], clamped -> `(..., T, H, W, 3)` uint8."""
-    scaled = (pixels.detach().float().clamp(-1, 1) + 1) * 127.5
-    frames: NDArray[np.uint8] = scaled.round().to(torch.uint8).movedim(-4, -1).cpu().numpy()
+    scaled = pixels.detach().float().clamp(-1, 1).add_(1).mul_(127.5).round_()
+    # by way of integers: torch takes three times as long from floats straight to bytes
+    frames: NDArray[np.uint8] = scaled.to(torch.int32).to(torch.uint8).movedim(-4, -1).cpu().numpy()
     return frames

@@ -122,7 +122,8 @@ class Screen:
 
 def _stack(chosen: list[list[View]]) -> Views:
     def stack(name: str) -> Tensor:
-        return torch.stack([torch.stack([getattr(view, name) for view in row]) for row in chosen])
+        every = torch.stack([getattr(view, name) for row in chosen for view in row])
+        return every.unflatten(0, (len(chosen), -1))
 
     return Views(
         pictures=stack("picture"),

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from relic.intrinsics import Intrinsics
 from relic.reprojection.config import ReprojectionConfig
 from relic.reprojection.depth import DepthNet
-from relic.reprojection.warp import Camera, Views, warp_views
-from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR
+from relic.reprojection.warp import Camera, Views, warp_with_shares_of_views
+from relic.vae.config import SPATIAL_FACTOR
 from relic.vae.protocol import VideoEncoder
 
 LATEST = 0
-"""Number of the latest view among a case's views."""
+"""Number of the latest view among a case's views: the first, whose shares come first."""
 
 
 class Reprojector:
@@ -62,21 +61,15 @@ class Reprojector:
         """
         count, many = views.positions.shape[:2]
         if order is None and self.config.prefer == "remembered":
-            order = torch.tensor([*range(1, many), LATEST]).expand(count, many)
-        warped = warp_views(
+            order = torch.tensor([[*range(1, many), LATEST]] * count)
+        pictures, shares = warp_with_shares_of_views(
             self._camera,
             views,
-            rotations_w2c.flatten(1, 2),
-            positions.flatten(1, 2),
+            rotations_w2c,
+            positions,
+            cell=SPATIAL_FACTOR,
             order=order,
             tolerance=self.config.tolerance,
         )
-        film = torch.cat([views.pictures[:, LATEST, None], warped.pictures], dim=1).transpose(1, 2)
-        latents = self._vae.encode(film)[:, :, 1:]
-        shares = [_share(warped.view == LATEST), _share(warped.view > LATEST)]
-        return torch.cat([latents, *shares], dim=1)
-
-
-def _share(mask: Tensor) -> Tensor:
-    """Pixels of frames `(N, F P, H, W)` as shares of latent cells `(N, P, F, h, w)`."""
-    return F.avg_pool2d(mask.float(), SPATIAL_FACTOR).unflatten(1, (-1, TEMPORAL_FACTOR)).transpose(1, 2)
+        latents = self._vae.encode_after(views.pictures[:, LATEST], pictures.transpose(1, 2))
+        return torch.cat([latents, shares], dim=1)

@@ -14,9 +14,12 @@ from torch import Tensor
 
 from relic.intrinsics import Intrinsics
 from relic.reprojection.config import ReprojectionConfig
-from relic.reprojection.warp import Camera
+from relic.reprojection.warp import NEAREST_M, Camera
+from relic_kernels.native import may_run
+from relic_kernels.view_coverage import CoarsePinhole, view_coverage
 
 _CELL = 16
+_CLOSEST_M = 1e-3
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +53,9 @@ class ViewFinder:
     def __init__(self, intrinsics: Intrinsics) -> None:
         self._size = (intrinsics.height // _CELL, intrinsics.width // _CELL)
         self._coarse = Camera(intrinsics.scaled(*reversed(self._size)))
+        of, (rows, columns) = self._coarse.intrinsics, self._size
+        lengths = {"fx": of.fx, "fy": of.fy, "cx": of.cx, "cy": of.cy, "nearest": NEAREST_M, "closest": _CLOSEST_M}
+        self._pinhole = CoarsePinhole(rows=rows, columns=columns, **lengths)
 
     def view(self, picture: Tensor, depth: Tensor, rotation_w2c: Tensor, position: Tensor, time: int) -> View:
         """A view with its points; arguments as `View`'s."""
@@ -68,6 +74,15 @@ class ViewFinder:
         centres = depth[:, half::_CELL, half::_CELL].flatten(1)
         return self._coarse.points(centres, rotations_w2c, positions)
 
+    def scores(self, views: Sequence[View], rotation_w2c: Tensor, position: Tensor) -> list[float]:
+        """`coverage` of each of some views, at least one, for the pose `(3, 3)`, `(3,)` of one wanted picture."""
+        points, positions = [view.points for view in views], [view.position for view in views]
+        if may_run(torch.float32, points[0]) and points[0].dtype == positions[0].dtype == torch.float32:
+            return view_coverage(self._pinhole, points, positions, rotation_w2c, position)
+        many = len(views)
+        wanted = rotation_w2c.expand(many, 3, 3), position.expand(many, 3)
+        return self.coverage(torch.stack(points), torch.stack(positions), *wanted).tolist()
+
     def coverage(self, points: Tensor, view_positions: Tensor, rotations_w2c: Tensor, positions: Tensor) -> Tensor:
         """Share of a wanted picture's cells that each view's points fall into, less where they were seen from afar.
 
@@ -85,7 +100,7 @@ class ViewFinder:
         inside = (x >= 0) & (x < columns) & (y >= 0) & (y < rows) & (z > 0)
         cell = torch.where(inside, y.floor().long() * columns + x.floor().long(), rows * columns)
         wanted = _distance(points, positions)
-        taken = _distance(points, view_positions).clamp(min=1e-3)
+        taken = _distance(points, view_positions).clamp(min=_CLOSEST_M)
         quality = (wanted / taken).clamp(max=1.0)
         hits = points.new_zeros((len(points), rows * columns + 1))
         hits.scatter_reduce_(1, cell, quality, "amax")
@@ -126,12 +141,9 @@ class ViewMemory:
         candidates = [view for view in self.views if self.latest is None or view.time != self.latest.time]
         if not candidates or not count:
             return []
-        points = torch.stack([view.points for view in candidates])
-        positions = torch.stack([view.position for view in candidates])
-        many = len(candidates)
-        scores = self._finder.coverage(points, positions, rotation_w2c.expand(many, 3, 3), position.expand(many, 3))
-        best = scores.argsort(descending=True, stable=True)[:count].tolist()
-        return [candidates[index] for index in best]
+        scores = self._finder.scores(candidates, rotation_w2c, position)
+        best = sorted(range(len(candidates)), key=scores.__getitem__, reverse=True)
+        return [candidates[index] for index in best[:count]]
 
     @property
     def nbytes(self) -> int:

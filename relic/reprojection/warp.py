@@ -17,10 +17,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relic.intrinsics import Intrinsics, pixel_rays
-from relic_kernels.warp import Pinhole, warp, warps_natively
+from relic_kernels.warp import Pinhole, warp, warp_with_shares, warps_natively
 
 _COARSE = 2
-_NEAREST_M = 0.05
+NEAREST_M = 0.05
+"""Metres in front of a camera where it begins to see."""
 _EMPTY = float("inf")
 
 
@@ -78,7 +79,7 @@ class Camera:
     def project(self, points: Tensor, rotations_w2c: Tensor, positions: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Pixel x, y and depth `(..., P)` of world points `(..., 3, P)` seen by cameras `(..., 3, 3)`, `(..., 3)`."""
         x, y, z = (rotations_w2c @ (points - positions.unsqueeze(-1))).unbind(-2)
-        near = z.clamp(min=_NEAREST_M)
+        near = z.clamp(min=NEAREST_M)
         camera = self.intrinsics
         return x / near * camera.fx + camera.cx, y / near * camera.fy + camera.cy, z
 
@@ -101,7 +102,7 @@ def splat_depth(camera: Camera, views: Views, rotations_w2c: Tensor, positions: 
     points = seen.transpose(1, 2).flatten(2).unsqueeze(1)
     x, y, z = camera.project(points, rotations_w2c, positions)
     column, row = (x / _COARSE).floor().long(), (y / _COARSE).floor().long()
-    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (z > _NEAREST_M)
+    inside = (column >= 0) & (column < width) & (row >= 0) & (row < height) & (z > NEAREST_M)
     cell = torch.where(inside, row * width + column, height * width)
     buffer = z.new_full((count, wanted, height * width + 1), _EMPTY)
     buffer.scatter_reduce_(2, cell, z, "amin")
@@ -129,7 +130,8 @@ def warp_views(
         tolerance: relative difference of depth up to which a view shows the same surface.
     """
     if warps_natively(views.pictures):
-        return _warped_natively(camera, views, rotations_w2c, positions, order, tolerance)
+        pictures, view = warp(*_for_cpp(camera, views, rotations_w2c, positions, order, tolerance))
+        return Warped(pictures=pictures, view=view)
     count, wanted = positions.shape[:2]
     height, width = camera.intrinsics.height, camera.intrinsics.width
     depth = splat_depth(camera, views, rotations_w2c, positions).flatten(2)
@@ -145,7 +147,7 @@ def warp_views(
         grid = torch.stack([x / width * 2 - 1, y / height * 2 - 1], dim=-1).unsqueeze(1)
         layers = torch.cat([views.pictures[every, view], views.depth[every, view].unsqueeze(1)], dim=1)
         found = F.grid_sample(layers, grid, mode="bilinear", padding_mode="border", align_corners=False)[:, :, 0]
-        inside = (grid.abs() <= 1).all(-1)[:, 0] & (z > _NEAREST_M)
+        inside = (grid.abs() <= 1).all(-1)[:, 0] & (z > NEAREST_M)
         taken = open_pixels & inside & ((found[:, 3] - z).abs() <= tolerance * z)
         picture = torch.where(taken.unsqueeze(1), found[:, :3], picture)
         source = torch.where(taken, view.unsqueeze(1), source)
@@ -156,13 +158,47 @@ def warp_views(
     )
 
 
-def _warped_natively(
+def warp_with_shares_of_views(
+    camera: Camera,
+    views: Views,
+    rotations_w2c: Tensor,
+    positions: Tensor,
+    *,
+    cell: int,
+    order: Tensor | None = None,
+    tolerance: float = 0.1,
+) -> tuple[Tensor, Tensor]:
+    """Paint the wanted pictures of F latent frames of P pixel frames, and say how much of them is from which view.
+
+    Args:
+        camera: of every picture.
+        views: what is known.
+        rotations_w2c: `(N, F, P, 3, 3)` wanted.
+        positions: `(N, F, P, 3)` wanted, metres.
+        cell: pixels a side of a latent cell; both sides of the pictures are multiples of it.
+        order: see `warp_views`.
+        tolerance: see `warp_views`.
+
+    Returns:
+        Pictures `(N, F P, 3, H, W)`, 0 where nothing is known; and `(N, 2 P, F, h, w)`, the share of each cell's pixels
+        taken from the first view for each pixel frame, then the share taken from other views.
+    """
+    many = positions.shape[2]
+    wanted = rotations_w2c.flatten(1, 2), positions.flatten(1, 2)
+    if warps_natively(views.pictures):
+        return warp_with_shares(*_for_cpp(camera, views, *wanted, order, tolerance), cell=cell, group=many)
+    warped = warp_views(camera, views, *wanted, order=order, tolerance=tolerance)
+    masks = torch.stack([warped.view == 0, warped.view > 0], dim=1).float().flatten(0, 1)
+    shares = F.avg_pool2d(masks, cell).unflatten(1, (-1, many)).transpose(1, 2)
+    return warped.pictures, shares.unflatten(0, (-1, 2)).flatten(1, 2)
+
+
+def _for_cpp(
     camera: Camera, views: Views, rotations_w2c: Tensor, positions: Tensor, order: Tensor | None, tolerance: float
-) -> Warped:
+) -> tuple[Pinhole, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     of = camera.intrinsics
-    pinhole = Pinhole(fx=of.fx, fy=of.fy, cx=of.cx, cy=of.cy, coarse=_COARSE, tolerance=tolerance, nearest=_NEAREST_M)
+    pinhole = Pinhole(fx=of.fx, fy=of.fy, cx=of.cx, cy=of.cy, coarse=_COARSE, tolerance=tolerance, nearest=NEAREST_M)
     count, many = views.positions.shape[:2]
     order = torch.arange(many).expand(count, many) if order is None else order
     known = (views.pictures, views.depth, views.rotations_w2c, views.positions)
-    pictures, view = warp(pinhole, *known, rotations_w2c, positions, order)
-    return Warped(pictures=pictures, view=view)
+    return pinhole, *known, rotations_w2c, positions, order

@@ -6,7 +6,7 @@ Where a network of them is run without gradients on a processor, C++ computes it
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Sequence, ValuesView
 from itertools import chain
 from operator import is_
 from typing import Any, cast
@@ -144,16 +144,19 @@ class SteppedNetwork(nn.Module, ABC):
     def by_torch(self, x: Tensor, past: Sequence[Tensor | None], batch: int) -> tuple[Tensor, list[Tensor]]:
         """The same in PyTorch, see `run`."""
 
-    def run(self, x: Tensor, past: Sequence[Tensor | None] = (), batch: int = 1) -> tuple[Tensor, list[Tensor]]:
+    def run(
+        self, x: Tensor, past: Sequence[Tensor | None] = (), batch: int = 1, unread: int = 0
+    ) -> tuple[Tensor, list[Tensor]]:
         """Run the network.
 
         Args:
             x: `(N, C, H, W)` frames of any precision, those of one moment for all streams together.
             past: for each block of all stacks what it kept, `(batch, C', h, w)`; empty at the beginning.
             batch: streams side by side.
+            unread: frames at the beginning, fewer than N, whose output is not wanted.
 
         Returns:
-            The output, and what each block keeps; float32 by C++, else of the weights' precision.
+            The output of the other frames, and what each block keeps; float32 by C++, else of the weights' precision.
 
         Raises:
             ValueError: for another number of channels, or a past of another size.
@@ -162,8 +165,9 @@ class SteppedNetwork(nn.Module, ABC):
             if self._native is None or not self._native.holds():
                 self._native = _Native(self, x.shape[1])
             if self._native.network is not None:
-                return self._native.network(x, past, batch)
-        return self.by_torch(x, past, batch)
+                return self._native.network(x, past, batch, unread)
+        out, kept = self.by_torch(x, past, batch)
+        return out[unread:], kept
 
 
 class _Native:
@@ -176,8 +180,8 @@ class _Native:
     def __init__(self, network: SteppedNetwork, channels: int) -> None:
         modules = list(network.modules())
         # they are looked at before every call, and through attributes that takes ten times as long
-        self._owners: list[dict[str, Any]] = [
-            owner for module in modules for owner in (module._modules, module._parameters)
+        self._owners: list[ValuesView[Any]] = [
+            owner.values() for module in modules for owner in (module._modules, module._parameters) if owner
         ]
         self._parts = self._parts_now()
         self._stacks = [module for module in modules if isinstance(module, ResidualStack)]
@@ -203,7 +207,7 @@ class _Native:
         )
 
     def _parts_now(self) -> list[object]:
-        return [*chain.from_iterable(map(dict.values, self._owners))]
+        return [*chain.from_iterable(self._owners)]
 
 
 def multiply_bytes(network: nn.Module, on: bool) -> None:

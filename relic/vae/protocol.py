@@ -80,6 +80,21 @@ class VideoEncoder(Protocol):
         """
         ...
 
+    def encode_after(self, picture: Tensor, frames: Tensor) -> Tensor:
+        """Encode frames that follow a picture: `encode` of all, without the picture's own latent.
+
+        Args:
+            picture: (B, 3, H, W) in [-1, 1]; H and W multiples of 8.
+            frames: (B, 3, T, H, W) in [-1, 1]; T = 4k, k at least 1.
+
+        Returns:
+            (B, C, k, H/8, W/8) normalised latents.
+
+        Raises:
+            ValueError: for another shape.
+        """
+        ...
+
 
 class VideoDecoder(Protocol):
     """Normalised latents to pixels."""
@@ -140,6 +155,17 @@ def check_frames(frames: Tensor, state: EncoderState) -> None:
         wanted = "4k frames after the first call" if state.started else "1 + 4k frames"
         raise ValueError(f"{shape[2]} frames are no whole number of latents: give {wanted}")
     _check_batch(shape[0], state.batch)
+
+
+def check_after(picture: Tensor, frames: Tensor) -> None:
+    """Refuse frames that are no whole number of latents after a picture.
+
+    Raises:
+        ValueError: as `VideoEncoder.encode_after` says.
+    """
+    check_frames(frames, EncoderState(len(frames), started=True))
+    if picture.shape != frames[:, :, 0].shape:
+        raise ValueError(f"picture {tuple(picture.shape)} before frames {tuple(frames.shape)}: give one of their size")
 
 
 def check_latents(latents: Tensor, channels: int, state: DecoderState) -> None:

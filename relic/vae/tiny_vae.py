@@ -24,7 +24,7 @@ from relic.checkpoint import digest_of, load_checkpoint, load_into
 from relic.config import from_json
 from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR, VaeConfig
 from relic.vae.layers import Pointwise, ResidualStack, SteppedNetwork, channels_last
-from relic.vae.protocol import DecoderState, EncoderState, check_frames, check_latents
+from relic.vae.protocol import DecoderState, EncoderState, check_after, check_frames, check_latents
 from relic_kernels.picture_network import Layer, Step
 
 _QUARTER = SPATIAL_FACTOR // 2
@@ -111,15 +111,13 @@ class Decoder(SteppedNetwork):
         return self.linear(x) + self.head(y), [*eighth, *quarter]
 
 
-def _folded(frames: Tensor, *, begins: bool) -> Tensor:
-    """(B, 3, T, H, W) -> (N, 12, H, W): four frames side by side, a film's first one four times."""
-    batch, _, count, height, width = frames.shape
-    first = int(begins)
-    x = frames.new_empty(first + count // TEMPORAL_FACTOR, batch, TEMPORAL_FACTOR, 3, height, width)
-    if begins:
-        x[0].copy_(frames[:, :, :1].transpose(1, 2).expand_as(x[0]))
-    x[first:].copy_(frames[:, :, first:].unflatten(2, (-1, TEMPORAL_FACTOR)).permute(2, 0, 3, 1, 4, 5))
-    return x.flatten(2, 3).flatten(0, 1)
+def _folded(picture: Tensor | None, frames: Tensor) -> Tensor:
+    """(B, 3, T, H, W) -> (N, 12, H, W): four frames side by side, after a film's first one (B, 3, H, W) four times."""
+    x = frames.transpose(1, 2)
+    if picture is not None:
+        x = torch.cat([picture.unsqueeze(1).expand(-1, TEMPORAL_FACTOR, -1, -1, -1), x], dim=1)
+    # of a single stream these are views
+    return x.unflatten(1, (-1, TEMPORAL_FACTOR)).transpose(0, 1).reshape(-1, TEMPORAL_FACTOR * 3, *x.shape[3:])
 
 
 class TinyVae(nn.Module):
@@ -182,15 +180,27 @@ class TinyVae(nn.Module):
     def encode_step(self, frames: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
         """See `VideoEncoder.encode_step`."""
         check_frames(frames, state)
-        raw_N, after = self.encoder(_folded(frames, begins=not state.started), state)
-        z_N = (raw_N.to(frames.dtype) - self.latent_mean[:, None, None]) / self.latent_scale
-        return z_N.unflatten(0, (-1, state.batch)).permute(1, 2, 0, 3, 4).contiguous(), after
+        picture, rest = (None, frames) if state.started else (frames[:, :, 0], frames[:, :, 1:])
+        raw_N, after = self.encoder(_folded(picture, rest), state)
+        return self._latents(raw_N.to(frames.dtype), state.batch), after
+
+    def encode_after(self, picture: Tensor, frames: Tensor) -> Tensor:
+        """See `VideoEncoder.encode_after`."""
+        batch = len(picture)
+        check_after(picture, frames)
+        raw_N, _ = self.encoder.run(_folded(picture, frames), batch=batch, unread=batch)
+        return self._latents(raw_N.to(frames.dtype), batch)
+
+    def _latents(self, raw_N: Tensor, batch: int) -> Tensor:
+        """Raw latents (N, C, h, w) -> normalised ones (B, C, L, h, w)."""
+        z_N = (raw_N - self.latent_mean.view(-1, 1, 1)) / self.latent_scale
+        return z_N.unflatten(0, (-1, batch)).permute(1, 2, 0, 3, 4).contiguous()
 
     def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """See `VideoDecoder.decode_step`."""
         check_latents(latents, self.config.latent_channels, state)
-        raw = latents * self.latent_scale + self.latent_mean[:, None, None, None]
+        raw = latents * self.latent_scale + self.latent_mean.view(-1, 1, 1, 1)
         x_N, after = self.decoder(raw.permute(2, 0, 1, 3, 4).flatten(0, 1), state)
-        x = x_N.to(latents.dtype).unflatten(0, (-1, state.batch)).unflatten(2, (TEMPORAL_FACTOR, 3))
+        x = x_N.to(latents.dtype).reshape(-1, state.batch, TEMPORAL_FACTOR, 3, *x_N.shape[2:])
         frames = x.permute(1, 3, 0, 2, 4, 5).flatten(2, 3)
         return (frames if state.started else frames[:, :, TEMPORAL_FACTOR - 1 :]), after

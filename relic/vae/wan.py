@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from relic.pretrained import load_pretrained
 from relic.vae.config import SPATIAL_FACTOR, TEMPORAL_FACTOR
-from relic.vae.protocol import DecoderState, EncoderState, check_frames, check_latents
+from relic.vae.protocol import DecoderState, EncoderState, check_after, check_frames, check_latents
 from relic.vae.taehv import TaehvDecoder
 
 _FIRST_FRAME_ONLY = "Rep"
@@ -164,6 +164,11 @@ class WanVae(nn.Module):
     def encode_step(self, frames: Tensor, state: EncoderState) -> tuple[Tensor, EncoderState]:
         """See `VideoEncoder.encode_step`."""
         return self.encoder.encode_step(frames, state)
+
+    def encode_after(self, picture: Tensor, frames: Tensor) -> Tensor:
+        """See `VideoEncoder.encode_after`."""
+        check_after(picture, frames)
+        return self.encode(torch.cat([picture.unsqueeze(2), frames], dim=2))[:, :, 1:]
 
     def decode_step(self, latents: Tensor, state: DecoderState) -> tuple[Tensor, DecoderState]:
         """See `VideoDecoder.decode_step`."""

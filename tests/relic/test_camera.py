@@ -301,3 +301,15 @@ def test_a_path_that_never_moves_has_scale_one():
     assert scale == 1.0
     np.testing.assert_array_equal(labels, static_actions(3))
     assert mean_displacement(CameraPath.identity(1)) == 1.0
+
+
+def test_a_pose_of_a_path_is_its_own_and_cannot_be_written() -> None:
+    path = integrate(np.concatenate([static_actions(1), np.full((2, 13), 0.1)]))
+    pose = path[-1]
+    assert np.array_equal(pose.rotation_w2c, path.rotations_w2c[2])
+    assert np.array_equal(pose.position, path.positions[2])
+    for array in (pose.rotation_w2c, pose.position):
+        with pytest.raises(ValueError, match="read-only"):
+            array[0] = 1.0
+    with pytest.raises(IndexError):
+        path[3]

@@ -18,7 +18,7 @@ from relic.model.conditioning import CameraConditioning
 from relic.reprojection.config import DepthConfig, ReprojectionConfig
 from relic.reprojection.depth import FARTHEST_M, DepthNet
 from relic.reprojection.view_memory import View, ViewFinder, ViewMemory
-from relic.reprojection.warp import Camera, Views, splat_depth, warp_views
+from relic.reprojection.warp import Camera, Views, splat_depth, warp_views, warp_with_shares_of_views
 from relic.rotations import rotations_from_angles
 from relic.vae.config import VaeConfig
 from relic.vae.tiny_vae import TinyVae
@@ -150,6 +150,16 @@ def test_both_ways_paint_the_same_pictures(threads: int, monkeypatch: pytest.Mon
     assert same.float().mean() > 0.999
     assert set(expected.view.unique().tolist()) == {-1, 0, 1, 2}
     assert (got.pictures - expected.pictures).abs().amax(2)[same].max() < 1e-3
+    film = wanted[0].unflatten(1, (2, 2)), wanted[1].unflatten(1, (2, 2))
+    with torch.no_grad():
+        painted, shares = warp_with_shares_of_views(CAMERA, views, *film, cell=8, order=order)
+        with force("reference"):
+            by_torch, expected_shares = warp_with_shares_of_views(CAMERA, views, *film, cell=8, order=order)
+    assert torch.equal(painted, got.pictures)
+    assert torch.equal(by_torch, expected.pictures)
+    assert shares.shape == (2, 4, 2, 12, 20)
+    assert (shares - expected_shares).abs().max() <= 2 / 64
+    assert (shares - expected_shares).abs().mean() < 1e-3
     still = torch.eye(3).expand(2, 4, 3, 3)
     with torch.no_grad(), pytest.raises(ValueError, match="the order of 3 views names others"):
         warp_views(CAMERA, views, still, wanted[1], order=torch.tensor([[0, 1, 3], [0, 1, 2]]))
@@ -170,6 +180,27 @@ def test_memory_keeps_apart_views_and_finds_the_one_that_shows_most() -> None:
     assert memory.find(turned(0.0), torch.zeros(3), 0) == []
     assert [view.time for view in memory.seeing(view_at(turned(2.0), torch.zeros(3), 7), oldest=5).views] == [5, 6, 7]
     assert memory.nbytes == 4 * (3 + 1) * 96 * 160 * 4
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("size", [(160, 96), (64, 32), (352, 224)])
+def test_both_ways_score_views_alike(size: tuple[int, int]) -> None:
+    torch.manual_seed(0)
+    intrinsics = Intrinsics.from_fov(60.0, *size)
+    finder = ViewFinder(intrinsics)
+    views = []
+    for time in range(9):
+        depth, place = 0.2 + 4 * torch.rand(intrinsics.height, intrinsics.width), 0.5 * torch.randn(3)
+        views.append(finder.view(torch.zeros(3, *depth.shape), depth, turned(0.8 * time), place, time))
+    for pan in (0.0, 0.9, 3.0):
+        pose = turned(pan, 0.1), 0.3 * torch.randn(3)
+        with torch.no_grad():
+            got = finder.scores(views, *pose)
+            with force("reference"):
+                expected = finder.scores(views, *pose)
+        assert max(expected) > 0.2
+        assert min(expected) < 0.1
+        assert got == pytest.approx(expected, abs=1e-5)
 
 
 def test_a_close_look_is_worth_more_than_one_from_afar() -> None:

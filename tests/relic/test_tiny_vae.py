@@ -280,6 +280,24 @@ def test_pretended_tensors_have_no_numbers_for_the_cpp() -> None:
     assert torch.allclose(shown, expected, atol=3e-5, rtol=1e-5)
 
 
+@pytest.mark.native
+@pytest.mark.parametrize("way", ["by C++", "by torch", "with gradients"])
+def test_frames_after_a_picture_are_those_of_a_film(way: str) -> None:
+    vae, film = lively_vae().requires_grad_(way == "with gradients"), video(frames=9)
+    with torch.set_grad_enabled(way == "with gradients"), force("reference") if way == "by torch" else nullcontext():
+        got, whole = vae.encode_after(film[:, :, 0], film[:, :, 1:]), vae.encode(film)
+    assert torch.equal(got, whole[:, :, 1:])
+    assert got.requires_grad == (way == "with gradients")
+
+
+def test_a_picture_that_does_not_fit_its_frames_is_named() -> None:
+    vae, film = lively_vae(), video(frames=5)
+    with pytest.raises(ValueError, match=r"picture \(1, 3, 16, 24\) before frames \(2, 3, 4, 16, 24\)"):
+        vae.encode_after(film[:1, :, 0], film[:, :, 1:])
+    with pytest.raises(ValueError, match="5 frames are no whole number of latents: give 4k frames"):
+        vae.encode_after(film[:, :, 0], film)
+
+
 def test_frames_are_folded_with_the_first_one_four_times() -> None:
     vae, frames, seen = lively_vae(), video(frames=9), []
     vae.encoder.register_forward_pre_hook(lambda _, given: seen.append(given[0]))

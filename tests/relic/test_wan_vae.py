@@ -79,6 +79,13 @@ def test_streamed_encoding_equals_batch(vae: WanVae, pieces: tuple[int, ...], ba
     close(torch.cat(streamed, dim=2), vae.encode(film))
 
 
+def test_frames_after_a_picture_are_those_of_a_film(vae: WanVae) -> None:
+    film = video(2, 9)
+    close(vae.encode_after(film[:, :, 0], film[:, :, 1:]), vae.encode(film)[:, :, 1:])
+    with pytest.raises(ValueError, match="before frames"):
+        vae.encode_after(film[:1, :, 0], film[:, :, 1:])
+
+
 @pytest.mark.parametrize("batch", [1, 2])
 @pytest.mark.parametrize("pieces", [(1, 1, 1, 1, 1), (2, 3), (1, 4)])
 def test_streamed_decoding_equals_batch(vae: WanVae, pieces: tuple[int, ...], batch: int) -> None:

@@ -153,6 +153,23 @@ def test_what_was_in_the_room_is_not_read(poisoned_memory: None) -> None:
     assert torch.equal(small.run()[0], first)
 
 
+@pytest.mark.parametrize("unread", [1, 2, 3])
+@pytest.mark.parametrize("threads", [1, 2, 7])
+def test_frames_left_out_change_no_other_number(
+    threads: int, unread: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
+    still = Problem(torch.randn(4, 6, 4, 8), [layer(24, 16, 0, 1, dtype, fold=2)], [])
+    for problem in (of_all_steps(dtype), of_blocks(CASES["streams"], dtype), still):
+        network = PictureNetwork(problem.x.shape[1], problem.steps)
+        whole, end = network(problem.x, problem.past, problem.streams)
+        got, kept = network(problem.x, problem.past, problem.streams, unread)
+        assert torch.equal(got, whole[unread:])
+        assert all(torch.equal(a, b) for a, b in zip(kept, end, strict=True))
+    with pytest.raises(ValueError, match="4 frames unread of 4"):
+        network(still.x, unread=4)
+
+
 def test_activations_far_from_zero_stay_finite_and_exact(dtype: torch.dtype) -> None:
     problem = of_blocks(CASES["wide kernel, ragged lanes"], dtype)
     (step,) = problem.steps

@@ -103,7 +103,7 @@ class Blocks:
 Step = Layer | Blocks
 
 _WEIGHTS = tuple(one.name for one in fields(ResidualWeights))
-_SIZES = ("frames", "streams", "channels", "height", "width", "steps", "threads")
+_SIZES = ("frames", "streams", "unread", "channels", "height", "width", "steps", "threads")
 _STEP = (
     *("source", "target", "outputs", "fold", "unfold", "coordinates", "adds"),
     *("side", "blocks", "hidden", "shifted", "in_bytes"),
@@ -174,7 +174,9 @@ class PictureNetwork:
         """
         return self._given.holds()
 
-    def __call__(self, x: Tensor, past: Sequence[Tensor | None] = (), streams: int = 1) -> tuple[Tensor, list[Tensor]]:
+    def __call__(
+        self, x: Tensor, past: Sequence[Tensor | None] = (), streams: int = 1, unread: int = 0
+    ) -> tuple[Tensor, list[Tensor]]:
         """Run all steps.
 
         Args:
@@ -182,9 +184,11 @@ class PictureNetwork:
             past: for each block of all steps the shifted channels of the frames before, `(streams, shifted, h, w)`;
                 None for zeros, and empty for none but those.
             streams: frames side by side; N is a multiple of it, and not 0.
+            unread: frames at the beginning, fewer than N, that only blocks which look back are to see.
 
         Returns:
-            What the last step writes, float32, and for each block the shifted channels of the last frames, float32.
+            What the last step writes for the other frames, float32, and for each block the shifted channels of the last
+            frames, float32.
 
         Raises:
             ValueError: for tensors that do not fit.
@@ -194,6 +198,7 @@ class PictureNetwork:
         before = past or [None] * self._blocks
         if not len(x) or len(x) % streams or len(before) != self._blocks:
             raise ValueError(f"{len(x)} frames of {streams} streams and {len(past)} pasts of {self._blocks} blocks")
+        require(0 <= unread < len(x), f"{unread} frames unread of {len(x)}: at least one must be read")
         shape, sizes_kept = self._sides(x.shape[2], x.shape[3])
         kept: list[Tensor] = []
         for count, *size in sizes_kept:
@@ -204,12 +209,12 @@ class PictureNetwork:
         given = [None if one is None else one.float().contiguous() for one in before]
         frames = x.float().contiguous()
         out = torch.empty(len(x), *shape)
-        sizes = _Sizes(len(x), streams, *x.shape[1:], len(self._steps), max(1, torch.get_num_threads()), EPS)
+        sizes = _Sizes(len(x), streams, unread, *x.shape[1:], len(self._steps), max(1, torch.get_num_threads()), EPS)
         pasts, afters = (_places(tensors) for tensors in (given, kept))
         places = _Frames(frames.data_ptr(), out.data_ptr(), ctypes.addressof(pasts), ctypes.addressof(afters))
         if self._run(ctypes.byref(sizes), self._table, self._weights.table, ctypes.byref(places)):
             raise MemoryError("no room for the activations of a picture")
-        return out, kept
+        return out[unread:] if unread else out, kept
 
     def _sides(self, height: int, width: int) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
         """Channels, height and width of the output; and how many blocks each step has, with the size they keep."""

@@ -41,8 +41,9 @@ public:
         return size_t(LANES) * (step.hidden + (BYTES ? most(step.hidden, channels) : 0)) + PER_ROW * padded;
     }
 
-    // `room` is that of all threads, each `room_apart` floats from the next.
-    void run(const PictureWeights *weights, int frames, int streams, const PictureFrames &given, float *shared,
+    // Of `frames`, those before the first are only looked back at. `room` is that of all threads, each `room_apart`
+    // floats from the next.
+    void run(const PictureWeights *weights, Share frames, int streams, const PictureFrames &given, float *shared,
              float *room, size_t room_apart) {
         normed = shared;
         convolved = (uint32_t *)(normed + channels * apart);
@@ -55,19 +56,28 @@ public:
         hidden = room + (duty.parts > 1 ? duty.chunks.first : thread_number()) * room_apart + PER_ROW * padded;
         std::memset(planes, 0, sizeof(float) * PER_ROW * padded);
         for (int block = 0; block < step.blocks; ++block)
-            for (int frame = 0; frame < frames; ++frame) {
+            for (int frame = step.shifted ? 0 : frames.first; frame < frames.last; ++frame) {
                 const size_t place = size_t(frame) * channels * positions;
                 const size_t stream = size_t(frame % streams) * step.shifted * positions;
                 const float *before = frame < streams ? given.past[block] : given.kept[block];
                 one(weights[block], (block ? given.out : given.in) + place, given.out + place,
-                    before ? before + stream : nullptr, given.kept[block] + stream);
+                    before ? before + stream : nullptr, given.kept[block] + stream,
+                    block + 1 < step.blocks || frame >= frames.first);
             }
     }
 
 private:
-    void one(const PictureWeights &w, const float *x, float *out, const float *before, float *kept) {
+    // A block, for one frame: what it keeps, and what it makes if that is `read`.
+    void one(const PictureWeights &w, const float *x, float *out, const float *before, float *kept, bool read) {
         for (int chunk = duty.chunks.first; chunk < duty.chunks.last; ++chunk)
             normalise((const Scalar *)w.norm, (const Scalar *)w.norm_bias, chunk, x);
+        if (read) update(w, x, out, before);
+        for (int c = own.first; c < least(own.last, step.shifted) && !duty.idle(); ++c)
+            std::memcpy(kept + size_t(c) * positions + places.first, normed + c * apart + places.first,
+                        sizeof(float) * (places.last - places.first));
+    }
+
+    void update(const PictureWeights &w, const float *x, float *out, const float *before) {
         barrier();
         for (int row = own.first / PER_ROW; row < own.last / PER_ROW && !duty.idle(); ++row) convolve(w, row, before);
         if (duty.parts == 1)
@@ -82,9 +92,6 @@ private:
             if (!duty.idle()) narrow(w, duty.chunks.first, x, out);
         }
         barrier();
-        for (int c = own.first; c < least(own.last, step.shifted) && !duty.idle(); ++c)
-            std::memcpy(kept + size_t(c) * positions + places.first, normed + c * apart + places.first,
-                        sizeof(float) * (places.last - places.first));
     }
 
     // Vector `v` of a chunk's positions, of one channel.

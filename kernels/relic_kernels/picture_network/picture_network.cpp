@@ -1,4 +1,6 @@
 // Small picture networks, each in one call: see README.md.
+#include <vector>
+
 #include "../native/room.h"
 #include "blocks.h"
 #include "layers.h"
@@ -12,6 +14,7 @@ template <class T> class Network {
     const PictureSizes &sizes;
     const PictureStep *steps;
     Pictures pictures[MAX_PICTURES] = {};
+    std::vector<int> firsts;    // of each step, the first frame whose pictures something reads
     size_t between = 0, shared = 0, apart = 0;    // floats of pictures, of what threads share, and of each thread
 
 public:
@@ -31,6 +34,7 @@ public:
         }
         for (int i = 1; i < MAX_PICTURES; ++i)
             if (i != last().target) between += in_lines(sizes.frames * pictures[i].floats());
+        find_firsts();
     }
 
     size_t floats_needed() const { return between + shared + sizes.threads * apart; }
@@ -47,16 +51,17 @@ public:
             [[maybe_unused]] const typename T::Registers registers;
             int done = 0;
             for (const PictureStep *step = steps; step < steps + sizes.steps; ++step) {
+                const int first = firsts[step - steps];
                 const Pictures &from = pictures[step->source];
                 float *to = pictures[step->target].numbers;
                 if (step->blocks) {
                     const PictureFrames some{from.numbers, to, frames.past + done, frames.kept + done};
                     const PictureWeights *own = weights + done;
-                    if (step->in_bytes) run(Blocks<T, MAY_BE_BYTES>(*step, from, sizes.eps), own, some, free);
-                    else run(Blocks<T, false>(*step, from, sizes.eps), own, some, free);
+                    if (step->in_bytes) run(Blocks<T, MAY_BE_BYTES>(*step, from, sizes.eps), own, some, first, free);
+                    else run(Blocks<T, false>(*step, from, sizes.eps), own, some, first, free);
                 } else
                     Layer<T>(*step, from)
-                        .run(sizes.frames, from.numbers, to, free + shared + thread_number() * apart);
+                        .run({first, sizes.frames}, from.numbers, to, free + shared + thread_number() * apart);
                 done += step->blocks;
                 barrier();
             }
@@ -65,6 +70,19 @@ public:
 
 private:
     const PictureStep &last() const { return steps[sizes.steps - 1]; }
+
+    // Blocks that look back need all frames.
+    void find_firsts() {
+        int reads[MAX_PICTURES];
+        for (int &first : reads) first = sizes.frames;
+        reads[last().target] = sizes.unread;
+        firsts.resize(sizes.steps);
+        for (int i = sizes.steps - 1; i >= 0; --i) {
+            firsts[i] = reads[steps[i].target];
+            int &first = reads[steps[i].source];
+            first = steps[i].shifted ? 0 : least(first, firsts[i]);
+        }
+    }
 
     static size_t in_lines(size_t floats) { return (floats + 15) / 16 * 16; }
 
@@ -78,8 +96,8 @@ private:
     }
 
     template <class Some>
-    void run(Some blocks, const PictureWeights *weights, const PictureFrames &frames, float *free) {
-        blocks.run(weights, sizes.frames, sizes.streams, frames, free, free + shared, apart);
+    void run(Some blocks, const PictureWeights *weights, const PictureFrames &frames, int first, float *free) {
+        blocks.run(weights, {first, sizes.frames}, sizes.streams, frames, free, free + shared, apart);
     }
 };
 

@@ -4,9 +4,10 @@
 #include "../native/products.h"
 
 extern "C" {
-// Of the input: frames of one moment for all streams together, moment after moment.
+// Of the input: frames of one moment for all streams together, moment after moment. The first `unread` frames of the
+// output are left out.
 struct PictureSizes {
-    int32_t frames, streams, channels, height, width, steps, threads;
+    int32_t frames, streams, unread, channels, height, width, steps, threads;
     float eps;
 };
 
