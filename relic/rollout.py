@@ -7,7 +7,6 @@ Axes: B batch, C latent channels, F latent frames of a block, h, w latent cells.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +16,7 @@ import torch
 from torch import Tensor
 
 from relic.config import SamplerConfig
-from relic.flow_matching import add_noise, euler_step, sampling_sigmas, x0_from_velocity
+from relic.flow_matching import SamplerStep, sampler_steps
 from relic.memory.context import MemoryContext
 from relic.memory.kv_cache import KVMemory
 from relic.model.conditioning import CameraConditioning
@@ -63,6 +62,8 @@ def denoise_block(
 ) -> Tensor:
     """Draw the next block's clean latents; memory is only read.
 
+    Where nobody watches, C++ may run all passes in one call; their noise is the same.
+
     Args:
         model: the network.
         context: the committed past, and the block itself.
@@ -83,23 +84,27 @@ def denoise_block(
     """
     if exit_step is not None and not 0 <= exit_step < sampler.steps:
         raise ValueError(f"exit_step {exit_step} is no pass of a sampler of {sampler.steps} steps")
-    sigmas = sampling_sigmas(sampler.steps, sampler.shift).to(noise)
+    steps = sampler_steps(sampler.kind, sampler.steps, sampler.shift)
+    fused = model.fused_for(noise, context) if exit_step is None and spectator is None else None
+    if fused is not None:
+        drawn = [_fresh_noise(noise, step, generator) for step in steps]
+        return fused.denoise(noise, steps, drawn, control, text.layers, context)
     wanted = torch.is_grad_enabled()
     x = noise
-    for step, (sigma, next_sigma) in enumerate(itertools.pairwise(sigmas)):
-        with torch.set_grad_enabled(wanted and exit_step in (None, step)):
-            velocity = model(x, sigma.expand(noise.shape[0], noise.shape[2]), control, text, context)
-        if step == exit_step:
-            return x0_from_velocity(x, velocity, sigma)
-        if sampler.kind == "euler":
-            x = euler_step(x, velocity, sigma, next_sigma)
-        else:
-            x0 = x0_from_velocity(x, velocity, sigma)
-            last = step + 1 == sampler.steps
-            x = x0 if last else add_noise(x0, _unit_noise(x0, x0.shape, generator), next_sigma)
+    for number, step in enumerate(steps):
+        with torch.set_grad_enabled(wanted and exit_step in (None, number)):
+            level = x.new_full((x.shape[0], x.shape[2]), step.sigma)
+            velocity = model(x, level, control, text, context)
+        if number == exit_step:
+            return step.x0(x, velocity)
+        x = step.update(x, velocity, _fresh_noise(x, step, generator))
         if spectator is not None:
-            x = spectator.passed(step, sigma, x)
+            x = spectator.passed(number, level[0, 0], x)
     return x
+
+
+def _fresh_noise(like: Tensor, step: SamplerStep, generator: torch.Generator | None) -> Tensor | None:
+    return _unit_noise(like, like.shape, generator) if step.fresh else None
 
 
 def _unit_noise(like: Tensor, shape: tuple[int, ...], generator: torch.Generator | None) -> Tensor:

@@ -14,7 +14,9 @@ import torch
 from torch import Tensor
 
 from relic.config import ModelConfig
+from relic.flow_matching import SamplerStep
 from relic.model.attention import AttentionContext, SlottedContext
+from relic.model.control import Control, EmbeddedGuide
 from relic.packing import Written, written_as
 from relic_kernels.frame_network import (
     MAX_TOKENS,
@@ -23,7 +25,9 @@ from relic_kernels.frame_network import (
     EndWeights,
     FrameInputs,
     FrameNetwork,
+    Level,
     PreparedInputs,
+    Step,
 )
 from relic_kernels.native import may_run
 
@@ -40,7 +44,7 @@ class KeptTimes:
 
     def __init__(self, embed: Callable[[Tensor], tuple[Tensor, Tensor]], weights: Sequence[Tensor]) -> None:
         self._embed, self._weights = embed, weights
-        self._kept: dict[tuple[float, ...], tuple[Tensor, Tensor]] = {}
+        self._kept: dict[tuple[float, ...], Level] = {}
         self._kept_of: list[Written] = []
 
     def drop_old(self) -> None:
@@ -49,14 +53,14 @@ class KeptTimes:
         if self._kept_of != written:
             self._kept, self._kept_of = {}, written
 
-    def at(self, sigma: Tensor, levels: Sequence[float]) -> tuple[Tensor, Tensor]:
-        """`(B, 6, M)` and `(B, 2, M)` float32 of noise levels `(B, 1)`, given as numbers besides."""
-        key = tuple(levels)
+    def at(self, sigma: Sequence[float]) -> Level:
+        """Of a noise level for each case."""
+        key = tuple(sigma)
         if key not in self._kept:
             if len(self._kept) >= _KEPT_TIMES:
                 self._kept = {}
-            modulation, ends = self._embed(sigma)
-            self._kept[key] = modulation[:, 0].float(), ends[:, 0].float()
+            modulation, ends = self._embed(torch.tensor(key)[:, None])
+            self._kept[key] = Level(sigma=key, modulation=modulation[:, 0].float(), ends_modulation=ends[:, 0].float())
         return self._kept[key]
 
 
@@ -71,8 +75,8 @@ class _Prepared:
     rotation: Tensor
     own: tuple[tuple[Tensor, ...], tuple[Tensor, ...]]
 
-    def holds(self, actions: Sequence[Tensor], poses: Sequence[Tensor], text: Sequence[tuple[Tensor, Tensor]]) -> bool:
-        return self.actions is actions and self.poses is poses and self.text is text
+    def holds(self, control: Control, text: Sequence[tuple[Tensor, Tensor]]) -> bool:
+        return self.actions is control.actions and self.poses is control.poses and self.text is text
 
 
 class FusedNetwork:
@@ -133,9 +137,7 @@ class FusedNetwork:
         self,
         latents: Tensor,
         sigma: Tensor,
-        actions: Sequence[Tensor],
-        poses: Sequence[Tensor],
-        guide: tuple[Tensor, Tensor] | None,
+        control: Control,
         text: Sequence[tuple[Tensor, Tensor]],
         context: SlottedContext,
     ) -> Tensor:
@@ -144,81 +146,85 @@ class FusedNetwork:
         Args:
             latents: `(B, C, 1, h, w)`.
             sigma: `(B, 1)`.
-            actions: `(B, 1, 1, M)` of each layer.
-            poses: `(B, 1, 1 or L, M)` of each layer.
-            guide: `(B, 1, L, M)` added to the embedded patches and `(B, 1, L, C p p)` subtracted from the velocity in
-                proportion to sigma; None without.
+            control: embedded control of the frame.
             text: keys and values of the prompt, `(B, S, H, D)` of each layer.
             context: gives what is attended to, and keeps the frame's own keys and values.
 
         Returns:
             `(B, C, 1, h, w)`.
         """
-        prepared = self._prepared_for(actions, poses, text, context)
-        frame = self._frame(latents, sigma, guide, prepared)
-        velocity = self._network(frame, prepared.inputs, torch.get_num_threads())
+        prepared = self._prepared_for(control, text, context)
+        frame, level = _frame(latents, control.guide, prepared), self._times.at(sigma.flatten().tolist())
+        velocity = self._network(frame, level, prepared.inputs, torch.get_num_threads())
         context.keep(*prepared.own)
         return velocity.unsqueeze(2)
+
+    def denoise(
+        self,
+        latents: Tensor,
+        steps: Sequence[SamplerStep],
+        noise: Sequence[Tensor | None],
+        control: Control,
+        text: Sequence[tuple[Tensor, Tensor]],
+        context: SlottedContext,
+    ) -> Tensor:
+        """Run all passes of a sampler, each with its noise `(B, C, 1, h, w)`; see `__call__`."""
+        prepared = self._prepared_for(control, text, context)
+        passes = [
+            Step(
+                level=self._times.at([step.sigma] * len(latents)),
+                keep=step.keep,
+                move=step.move,
+                fresh=step.fresh,
+                noise=None if fresh is None else fresh.squeeze(2).contiguous(),
+            )
+            for step, fresh in zip(steps, noise, strict=True)
+        ]
+        frame = _frame(latents, control.guide, prepared)
+        made = self._network.denoise(frame, passes, prepared.inputs, torch.get_num_threads())
+        context.keep(*prepared.own)
+        return made.unsqueeze(2)
 
     def remember(
         self,
         latents: Tensor,
         sigma: Tensor,
-        actions: Sequence[Tensor],
-        poses: Sequence[Tensor],
+        control: Control,
         text: Sequence[tuple[Tensor, Tensor]],
         context: SlottedContext,
     ) -> None:
         """Give the context the frame's own keys and values, as a pass without guide does; see `__call__`."""
-        prepared = self._prepared_for(actions, poses, text, context)
-        frame = self._frame(latents, sigma, None, prepared)
-        self._network.write_own(frame, prepared.inputs, torch.get_num_threads())
+        prepared = self._prepared_for(control, text, context)
+        frame, level = _frame(latents, None, prepared), self._times.at(sigma.flatten().tolist())
+        self._network.write_own(frame, level, prepared.inputs, torch.get_num_threads())
         context.keep(*prepared.own)
-
-    def _frame(
-        self, latents: Tensor, sigma: Tensor, guide: tuple[Tensor, Tensor] | None, prepared: _Prepared
-    ) -> FrameInputs:
-        levels = sigma.flatten().tolist()
-        modulation, ends_modulation = self._times.at(sigma, levels)
-        tokens, skip = (None, None) if guide is None else (one.squeeze(1).contiguous() for one in guide)
-        return FrameInputs(
-            latents=latents.squeeze(2).contiguous(),
-            sigma=levels,
-            modulation=modulation,
-            ends_modulation=ends_modulation,
-            rotation=prepared.rotation,
-            guide=tokens,
-            skip=skip,
-        )
 
     def _prepared_for(
         self,
-        actions: Sequence[Tensor],
-        poses: Sequence[Tensor],
+        control: Control,
         text: Sequence[tuple[Tensor, Tensor]],
         context: SlottedContext,
     ) -> _Prepared:
         prepared = self._prepared.get(context)
-        if prepared is None or not prepared.holds(actions, poses, text):
-            prepared = self._prepared[context] = self._prepare(actions, poses, text, context)
+        if prepared is None or not prepared.holds(control, text):
+            prepared = self._prepared[context] = self._prepare(control, text, context)
         return prepared
 
     def _prepare(
         self,
-        actions: Sequence[Tensor],
-        poses: Sequence[Tensor],
+        control: Control,
         text: Sequence[tuple[Tensor, Tensor]],
         context: SlottedContext,
     ) -> _Prepared:
-        layers, batch, width = len(text), len(actions[0]), actions[0].shape[-1] // self._heads
+        layers, batch, width = len(text), len(control.actions[0]), control.actions[0].shape[-1] // self._heads
         self._times.drop_old()
         own = torch.empty(2, layers, batch, 1, self._tokens, self._heads, width, dtype=self._network.dtype)
         own_k, own_v = (one.unbind(0) for one in own.unbind(0))
         keys, values = context.slots(layers, own_k[0])
         inputs = [
             BlockInputs(
-                action=actions[layer],
-                pose=poses[layer],
+                action=control.actions[layer],
+                pose=control.poses[layer],
                 text_k=text[layer][0],
                 text_v=text[layer][1],
                 keys=keys[layer],
@@ -229,10 +235,17 @@ class FusedNetwork:
             for layer in range(layers)
         ]
         return _Prepared(
-            actions=actions,
-            poses=poses,
+            actions=control.actions,
+            poses=control.poses,
             text=text,
             inputs=self._network.prepare(inputs),
             rotation=context.query_rotation(own.device),
             own=(own_k, own_v),
         )
+
+
+def _frame(latents: Tensor, guide: EmbeddedGuide | None, prepared: _Prepared) -> FrameInputs:
+    tokens, skip = (
+        (None, None) if guide is None else (one.squeeze(1).contiguous() for one in (guide.tokens, guide.skip))
+    )
+    return FrameInputs(latents=latents.squeeze(2).contiguous(), rotation=prepared.rotation, guide=tokens, skip=skip)

@@ -314,11 +314,9 @@ class RelicTransformer(nn.Module):
         Returns:
             `(B, C, F, h, w)` in the precision of `latents`, and on their device.
         """
-        fused = self._fused_for(latents, context)
+        fused = self.fused_for(latents, context)
         if fused is not None:
-            guide = None if control.guide is None else (control.guide.tokens, control.guide.skip)
-            slotted = cast(SlottedContext, context)
-            return fused(latents, sigma, control.actions, control.poses, guide, text.layers, slotted)
+            return fused(latents, sigma, control, text.layers, cast(SlottedContext, context))
         return self._by_layers(latents, sigma, *self._times(sigma), control, text, context)
 
     @torch.no_grad()
@@ -326,15 +324,14 @@ class RelicTransformer(nn.Module):
         self, latents: Tensor, sigma: Tensor, control: Control, text: TextKV, context: AttentionContext
     ) -> None:
         """Leave in the context the keys and values that a pass without guide does; where C++ runs, without the rest."""
-        fused = self._fused_for(latents, context)
+        fused = self.fused_for(latents, context)
         if fused is None:
             self(latents, sigma, dataclasses.replace(control, guide=None), text, context)
         else:
-            slotted = cast(SlottedContext, context)
-            fused.remember(latents, sigma, control.actions, control.poses, text.layers, slotted)
+            fused.remember(latents, sigma, control, text.layers, cast(SlottedContext, context))
 
-    def _fused_for(self, latents: Tensor, context: AttentionContext) -> FusedNetwork | None:
-        """What computes a pass at once; None where the layers do."""
+    def fused_for(self, latents: Tensor, context: AttentionContext) -> FusedNetwork | None:
+        """What computes passes over latents `(B, C, F, h, w)` at once; None where the layers do."""
         fused = None if self.parallel is not None else self.fused
         return fused if fused is not None and fused.takes(latents, context) else None
 

@@ -40,3 +40,17 @@ def test_gaussian_data_is_sampled_with_its_own_spread() -> None:
         velocity = x * (sigma - (1 - sigma) * spread**2) / variance
         x = fm.euler_step(x, velocity, sigma, after)
     assert x.std().item() == pytest.approx(spread, rel=0.02)
+
+
+def test_steps_of_both_samplers_are_the_algebra_of_their_names() -> None:
+    x, velocity, noise = torch.randn(3, 2, 3, 4, 5).unbind(0)
+    sigmas = fm.sampling_sigmas(3, 2.0)
+    euler, renoise = (fm.sampler_steps(kind, 3, 2.0) for kind in ("euler", "renoise"))
+    for sigma, after, flow, jump in zip(sigmas[:-1], sigmas[1:], euler, renoise, strict=True):
+        torch.testing.assert_close(flow.update(x, velocity, None), fm.euler_step(x, velocity, sigma, after))
+        x0 = fm.x0_from_velocity(x, velocity, sigma)
+        torch.testing.assert_close(jump.x0(x, velocity), x0)
+        torch.testing.assert_close(
+            jump.update(x, velocity, noise if jump.fresh else None), fm.add_noise(x0, noise, after)
+        )
+    assert renoise[-1].fresh == 0 == euler[0].fresh

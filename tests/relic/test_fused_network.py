@@ -10,14 +10,15 @@ import torch
 from torch import Tensor
 
 from relic.camera import CameraPath
-from relic.config import MemoryConfig, MemoryPolicy, MemoryStorage, mini
+from relic.config import MemoryConfig, MemoryPolicy, MemoryStorage, SamplerConfig, SamplerKind, mini
+from relic.flow_matching import sampling_sigmas
 from relic.memory.backends import make_memory
 from relic.memory.context import MemoryContext
 from relic.model.attention import BidirectionalContext
 from relic.model.conditioning import CameraConditioning, camera_conditioning, stack_conditioning
 from relic.model.fused_network import KeptTimes
 from relic.model.transformer import RelicTransformer
-from relic.rollout import rollout
+from relic.rollout import denoise_block, rollout
 from relic.world import World, world_intrinsics
 from relic_kernels.dispatch import force
 
@@ -169,25 +170,63 @@ def test_embeddings_of_noise_levels_are_kept_until_a_weight_is_written() -> None
         calls.append(sigma)
         return (sigma[..., None, None] * weight).expand(-1, -1, 6, -1), sigma[..., None, None].expand(-1, -1, 2, 3)
 
-    times, level = KeptTimes(embed, [weight]), torch.tensor([[0.25], [0.5]])
+    times, sigma = KeptTimes(embed, [weight]), torch.tensor([0.25, 0.5])[:, None, None]
     for _ in range(2):
         times.drop_old()
-        modulation, ends = times.at(level, level.flatten().tolist())
+        level = times.at([0.25, 0.5])
     assert len(calls) == 1
-    assert torch.equal(modulation, torch.tensor([0.25, 0.5])[:, None, None].expand(2, 6, 3))
-    assert torch.equal(ends, torch.tensor([0.25, 0.5])[:, None, None].expand(2, 2, 3))
-    assert times.at(level[:1], [0.25])[0].shape == (1, 6, 3)
+    assert list(level.sigma) == [0.25, 0.5]
+    assert torch.equal(level.modulation, sigma.expand(2, 6, 3))
+    assert torch.equal(level.ends_modulation, sigma.expand(2, 2, 3))
+    assert times.at([0.25]).modulation.shape == (1, 6, 3)
     weight.mul_(2)
     times.drop_old()
-    assert torch.equal(times.at(level, level.flatten().tolist())[0], 2 * modulation)
+    assert torch.equal(times.at([0.25, 0.5]).modulation, 2 * level.modulation)
 
 
 def test_few_embeddings_are_kept() -> None:
-    times, made = KeptTimes(lambda sigma: (made.append(sigma), 2 * [sigma[..., None, None]])[1], []), []
-    levels = torch.linspace(0, 1, 100)[:, None, None]
-    for level in [*levels, levels[0]]:
-        times.at(level, level.flatten().tolist())
-    assert len(made) == 101
+    made = []
+
+    def embed(sigma: Tensor) -> tuple[Tensor, Tensor]:
+        made.append(sigma)
+        return sigma[..., None, None], sigma[..., None, None]
+
+    times = KeptTimes(embed, [])
+    for level in [*range(100), 99, 0]:
+        times.at([level / 100])
+    assert len(made) == 101, "the last is kept, the first is not"
+
+
+@pytest.mark.parametrize("kind", ["euler", "renoise"])
+def test_passes_at_once_draw_what_passes_one_by_one_do(kind: SamplerKind) -> None:
+    class Watch:
+        def __init__(self) -> None:
+            self.levels: list[float] = []
+
+        def passed(self, step: int, sigma: Tensor, latents: Tensor) -> Tensor:
+            assert step == len(self.levels)
+            self.levels.append(float(sigma))
+            return latents
+
+        def shown(self, pixels: Tensor) -> None: ...
+
+    torch.manual_seed(5)
+    model, sampler = network(), SamplerConfig(kind=kind, steps=3, shift=2.0)
+    noise = torch.randn(2, MODEL.in_channels, 1, MODEL.latent_height, MODEL.latent_width)
+    text = model.encode_text(torch.randn(2, MODEL.text_tokens, MODEL.text_dim))
+    camera_of_both = stack_conditioning([camera(1, seed) for seed in range(2)])
+    control = model.encode_control(camera_of_both, torch.rand(2, MODEL.guide_channels, *noise.shape[2:]))
+
+    def draw(spectator: Watch | None) -> Tensor:
+        context = MemoryContext(make_memory(WORLD.config.memory, MODEL), MODEL, 1)
+        generator = torch.Generator().manual_seed(6)
+        return denoise_block(model, context, control, text, noise, sampler, generator, spectator=spectator)
+
+    with torch.no_grad():
+        watch = Watch()
+        one_by_one, at_once = draw(watch), draw(None)
+    assert apart(at_once, one_by_one) < 1e-5
+    assert watch.levels == pytest.approx(sampling_sigmas(3, 2.0)[:-1].tolist())
 
 
 def test_weights_that_are_trained_on_are_seen() -> None:

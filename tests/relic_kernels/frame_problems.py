@@ -6,10 +6,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from relic_kernels.frame_network import BlockInputs, BlockWeights, EndWeights, FrameInputs, FrameNetwork, Gelu
+from relic_kernels.frame_network import BlockInputs, BlockWeights, EndWeights, FrameInputs, FrameNetwork, Gelu, Level
 from relic_kernels.frame_network.reference import frame_network
 
-Tensors = TypeVar("Tensors", EndWeights, BlockWeights, FrameInputs, BlockInputs)
+Tensors = TypeVar("Tensors", EndWeights, BlockWeights, FrameInputs, Level, BlockInputs)
 EPS = 1e-6
 TOLERANCE = {torch.float32: 3e-6, torch.bfloat16: 1.2e-2}
 TOLERANCE_IN_BYTES = {torch.float32: 4e-3, torch.bfloat16: 2e-2}
@@ -101,12 +101,18 @@ def frame_of(case: Case) -> FrameInputs:
     height, width = (case.side * count for count in case.grid)
     return FrameInputs(
         latents=torch.randn(case.cases, case.channels, height, width),
-        sigma=[0.9 - 0.3 * i for i in range(case.cases)],
-        modulation=0.3 * torch.randn(case.cases, 6, case.dim),
-        ends_modulation=0.3 * torch.randn(case.cases, 2, case.dim),
         rotation=torch.polar(torch.ones_like(angle), angle),
         guide=0.3 * torch.randn(case.cases, case.tokens, case.dim) if case.guided else None,
         skip=torch.randn(case.cases, case.tokens, case.patch) if case.guided else None,
+    )
+
+
+def level_of(case: Case, seed: int = 0) -> Level:
+    torch.manual_seed(70 + seed)
+    return Level(
+        sigma=[0.9 - 0.3 * i for i in range(case.cases)],
+        modulation=0.3 * torch.randn(case.cases, 6, case.dim),
+        ends_modulation=0.3 * torch.randn(case.cases, 2, case.dim),
     )
 
 
@@ -139,7 +145,7 @@ def cast(one: Tensors, dtype: torch.dtype, *, wide: tuple[str, ...] = ()) -> Ten
 
 
 WIDE = ("text_norm", "text_norm_bias", "modulation")
-WIDE_OF_FRAME = ("latents", "modulation", "ends_modulation", "rotation", "skip")
+WIDE_OF_FRAME = ("latents", "rotation", "skip")
 
 
 class Problem:
@@ -150,7 +156,7 @@ class Problem:
         self.ends = cast(ends_of(case), dtype)
         self.layers = [cast(weights_of(case, i), dtype, wide=WIDE) for i in range(case.layers)]
         self.inputs = [cast(inputs_of(case, i), dtype) for i in range(case.layers)]
-        frame = frame_of(case)
+        frame, self.level = frame_of(case), level_of(case)
         self.frame = cast(dataclasses.replace(frame, latents=scale * frame.latents), dtype, wide=WIDE_OF_FRAME)
         self.exact_inputs = [cast(one, torch.float64) for one in self.inputs]
         self.exact = self.answer(self.exact_inputs)
@@ -158,16 +164,19 @@ class Problem:
     def sizes(self) -> tuple[int, int, float, Gelu]:
         return self.case.heads, self.case.side, EPS, self.case.gelu
 
-    def answer(self, inputs: list[BlockInputs]) -> Tensor:
+    def answer(self, inputs: list[BlockInputs], latents: Tensor | None = None, level: Level | None = None) -> Tensor:
         layers = [cast(one, torch.float64) for one in self.layers]
         frame = cast(self.frame, torch.float64, wide=("rotation",))
         frame = dataclasses.replace(frame, rotation=frame.rotation.to(torch.complex128))
+        if latents is not None:
+            frame = dataclasses.replace(frame, latents=latents)
+        level = cast(self.level if level is None else level, torch.float64)
         ends = cast(self.ends, torch.float64)
-        return frame_network(ends, layers, *self.sizes(), frame, inputs, in_bytes=self.in_bytes)
+        return frame_network(ends, layers, *self.sizes(), frame, level, inputs, in_bytes=self.in_bytes)
 
     def network(self) -> FrameNetwork:
         return FrameNetwork(self.ends, self.layers, *self.sizes(), in_bytes=self.in_bytes)
 
     def run(self, threads: int = 1) -> Tensor:
         network = self.network()
-        return network(self.frame, network.prepare(self.inputs), threads)
+        return network(self.frame, self.level, network.prepare(self.inputs), threads)

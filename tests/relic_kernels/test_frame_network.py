@@ -8,9 +8,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from relic_kernels.frame_network import FrameNetwork, Gelu
+from relic_kernels.frame_network import FrameNetwork, Gelu, Step
 from tests.relic_kernels.closeness import assert_close
-from tests.relic_kernels.frame_problems import CASES, EPS, IN_BYTES, TOLERANCE, TOLERANCE_IN_BYTES, Problem, cast
+from tests.relic_kernels.frame_problems import (
+    CASES,
+    EPS,
+    IN_BYTES,
+    TOLERANCE,
+    TOLERANCE_IN_BYTES,
+    Problem,
+    cast,
+    level_of,
+)
 
 pytestmark = pytest.mark.native
 
@@ -80,7 +89,7 @@ def test_weights_in_bytes_are_those_of_when_they_were_made(require: Callable[...
     require("bytes")
     problem = Problem(CASES["small, keys of two blocks"], torch.float32, in_bytes=True)
     network = problem.network()
-    call = (problem.frame, network.prepare(problem.inputs), 1)
+    call = (problem.frame, problem.level, network.prepare(problem.inputs), 1)
     before = network(*call)
     problem.layers[0].out.mul_(2)
     assert torch.equal(network(*call), before)
@@ -145,7 +154,7 @@ def test_sharp_attention_takes_one_key_and_late_peaks_win(dtype: torch.dtype) ->
 def test_weights_are_read_where_they_lie_and_missed_when_they_move() -> None:
     problem = Problem(CASES["odd sizes"], torch.float32)
     network = problem.network()
-    call = (problem.frame, network.prepare(problem.inputs), 1)
+    call = (problem.frame, problem.level, network.prepare(problem.inputs), 1)
     before = network(*call)
     problem.layers[0].out.mul_(2)
     assert not torch.allclose(network(*call), before), "written in place"
@@ -186,9 +195,6 @@ def test_tensors_that_do_not_fit_are_named_before_anything_is_written(changes: d
         ({"latents": torch.zeros(3, 2, 39, 6)}, "latents of 13 x 2 tokens for inputs of 7"),
         ({"latents": torch.zeros(3, 2, 22, 3)}, r"must be \(3, 2, 21, 3\)"),
         ({"latents": torch.zeros(2, 2, 21, 3)}, r"must be \(3, 2, 21, 3\)"),
-        ({"sigma": [0.5]}, "1 noise levels for 3 cases"),
-        ({"modulation": torch.zeros(3, 5, 30)}, "modulation is"),
-        ({"ends_modulation": torch.zeros(3, 2, 30).double()}, "ends_modulation is"),
         ({"rotation": torch.zeros(7, 5)}, "rotation is .* must be .* of torch.complex64"),
         ({"guide": torch.zeros(3, 6, 30)}, "guide is"),
         ({"skip": torch.zeros(3, 7, 17)}, "skip is"),
@@ -199,6 +205,70 @@ def test_frames_that_do_not_fit_are_named(changes: dict[str, Tensor], message: s
     problem.frame = dataclasses.replace(problem.frame, **changes)
     with pytest.raises(ValueError, match=message):
         problem.run()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"sigma": [0.5]}, "1 noise levels for 3 cases"),
+        ({"modulation": torch.zeros(3, 5, 30)}, "modulation is"),
+        ({"ends_modulation": torch.zeros(3, 2, 30).double()}, "ends_modulation is"),
+    ],
+)
+def test_levels_that_do_not_fit_are_named(changes: dict[str, Tensor], message: str) -> None:
+    problem = Problem(CASES["odd sizes"], torch.float32)
+    problem.level = dataclasses.replace(problem.level, **changes)
+    with pytest.raises(ValueError, match=message):
+        problem.run()
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+@pytest.mark.parametrize("name", ["odd sizes", "two cases, nothing known", "all lanes, wide heads"])
+def test_steps_are_passes_over_what_each_leaves(dtype: torch.dtype, name: str, threads: int) -> None:
+    problem = Problem(CASES[name], dtype)
+    network, exact_steps = problem.network(), [(0.75, -0.6, 0.25), (1.0, -0.3, 0.0), (0.5, -0.2, 0.5)]
+    steps, exact = [], problem.frame.latents.double()
+    for number, (keep, move, fresh) in enumerate(exact_steps):
+        level, noise = level_of(problem.case, number), torch.randn_like(problem.frame.latents) if fresh else None
+        steps.append(Step(level=level, keep=keep, move=move, fresh=fresh, noise=noise))
+        inputs = [cast(one, torch.float64) for one in problem.inputs]
+        exact = keep * exact + move * problem.answer(inputs, exact, level)
+        exact += 0 if noise is None else fresh * noise.double()
+    before = problem.frame.latents.clone()
+    got = network.denoise(problem.frame, steps, network.prepare(problem.inputs), threads)
+    assert_close("latents", got, exact, TOLERANCE[dtype])
+    assert torch.equal(problem.frame.latents, before)
+    for got_inputs, exact_inputs in zip(problem.inputs, inputs, strict=True):
+        assert_close("own values", got_inputs.own_v, exact_inputs.own_v, 2 * TOLERANCE[dtype])
+
+
+def test_steps_that_do_not_fit_are_named() -> None:
+    problem = Problem(CASES["odd sizes"], torch.float32)
+    network, level, noise = problem.network(), problem.level, torch.zeros_like(problem.frame.latents)
+    for steps, message in (
+        ([], "no pass to run"),
+        ([Step(level=level), Step(level=level, noise=noise)], "noise goes with a factor, and `fresh` is 0"),
+        ([Step(level=level, fresh=0.5)], r"`fresh` is 0\.5"),
+        ([Step(level=level, fresh=0.5, noise=noise[:2])], "noise is"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            network.denoise(problem.frame, steps, network.prepare(problem.inputs), 1)
+    assert problem.inputs[0].own_v.isnan().all()
+
+
+def test_own_keys_and_values_alone_are_those_of_a_pass(dtype: torch.dtype) -> None:
+    problem = Problem(CASES["two cases, nothing known"], dtype)
+    network = problem.network()
+    prepared = network.prepare(problem.inputs)
+    network(problem.frame, problem.level, prepared, 2)
+    written = [[getattr(one, name).clone() for name in ("own_k", "own_v", "keys")] for one in problem.inputs]
+    for one in problem.inputs:
+        one.own_k.fill_(torch.nan)
+        one.own_v.fill_(torch.nan)
+    network.write_own(problem.frame, problem.level, prepared, 2)
+    for one, exact in zip(problem.inputs, written, strict=True):
+        for name, tensor in zip(("own_k", "own_v", "keys"), exact, strict=True):
+            assert torch.equal(getattr(one, name), tensor)
 
 
 @pytest.mark.parametrize(
@@ -221,10 +291,10 @@ def test_what_is_prepared_once_serves_every_pass(dtype: torch.dtype) -> None:
     problem = Problem(CASES["two cases, nothing known"], dtype)
     network = problem.network()
     prepared = network.prepare(problem.inputs)
-    first = network(problem.frame, prepared, 1)
+    first = network(problem.frame, problem.level, prepared, 1)
     other = dataclasses.replace(problem.frame, latents=problem.frame.latents.flip(0))
-    network(other, prepared, 1)
-    assert torch.equal(network(problem.frame, prepared, 1), first)
+    network(other, problem.level, prepared, 1)
+    assert torch.equal(network(problem.frame, problem.level, prepared, 1), first)
     assert torch.equal(first, problem.run())
 
 

@@ -11,12 +11,12 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from relic_kernels.dispatch import require
+from relic_kernels.frame_network.tensors import BlockInputs, BlockWeights, EndWeights, FrameInputs, Gelu, Level, Step
 from relic_kernels.native import (
     PlacedWeights,
     check,
@@ -27,113 +27,23 @@ from relic_kernels.native import (
     place_of,
 )
 
+__all__ = [
+    "MAX_HEAD",
+    "MAX_TOKENS",
+    "BlockInputs",
+    "BlockWeights",
+    "EndWeights",
+    "FrameInputs",
+    "FrameNetwork",
+    "Gelu",
+    "Level",
+    "PreparedInputs",
+    "Step",
+]
+
 MAX_TOKENS = 64
 """Tokens of a frame at most: the lanes of the C++."""
 MAX_HEAD = 256
-
-Gelu = Literal["none", "tanh"]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EndWeights:
-    """Weights of the first and the last layer, of the blocks' dtype.
-
-    Attributes:
-        embed: `(M, C, 1, p, p)` as a convolution over frames holds it, with its bias.
-        out: `(P, M)` to a patch's cells, each with all channels, with its bias.
-    """
-
-    embed: Tensor
-    embed_bias: Tensor
-    out: Tensor
-    out_bias: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockWeights:
-    """Weights of one block.
-
-    Matrices are `(outputs, inputs)` as torch's linear layers hold them, all of one dtype but for the last three.
-
-    Attributes:
-        q, k, v, out: self-attention, each with its bias.
-        norm_q, norm_k: `(M,)` of its RMS norms.
-        text_q, text_out, text_norm_q: attention to the prompt.
-        widen: `(N, M)` first layer of the feed-forward network.
-        narrow: `(M, N)` second layer.
-        text_norm, text_norm_bias: `(M,)` float32 of the LayerNorm before the attention to the prompt.
-        modulation: `(1, 6, M)` float32, added to each pass's.
-    """
-
-    q: Tensor
-    q_bias: Tensor
-    k: Tensor
-    k_bias: Tensor
-    v: Tensor
-    v_bias: Tensor
-    out: Tensor
-    out_bias: Tensor
-    norm_q: Tensor
-    norm_k: Tensor
-    text_q: Tensor
-    text_q_bias: Tensor
-    text_out: Tensor
-    text_out_bias: Tensor
-    text_norm_q: Tensor
-    widen: Tensor
-    widen_bias: Tensor
-    narrow: Tensor
-    narrow_bias: Tensor
-    text_norm: Tensor
-    text_norm_bias: Tensor
-    modulation: Tensor
-
-
-@dataclass(frozen=True, kw_only=True)
-class FrameInputs:
-    """What a pass reads.
-
-    Attributes:
-        latents: `(B, C, h, w)` float32.
-        sigma: noise level of each case.
-        modulation: `(B, 6, M)` float32 shift, scale and gate of self-attention, then of the feed-forward network.
-        ends_modulation: `(B, 2, M)` float32 shift and scale before the last layer.
-        rotation: `(L, D / 2)` complex64, turns queries and keys.
-        guide: `(B, L, M)` of the weights' dtype, added to the embedded patches; None without.
-        skip: `(B, L, P)` float32, subtracted from the velocity in proportion to sigma; None without.
-    """
-
-    latents: Tensor
-    sigma: Sequence[float]
-    modulation: Tensor
-    ends_modulation: Tensor
-    rotation: Tensor
-    guide: Tensor | None = None
-    skip: Tensor | None = None
-
-
-@dataclass(frozen=True, kw_only=True)
-class BlockInputs:
-    """What one block of a pass reads and writes beside its tokens, of the weights' dtype; cases may lie apart.
-
-    Attributes:
-        action: `(B, 1, 1, M)` added to every token after self-attention.
-        pose: `(B, 1, 1, M)` or `(B, 1, L, M)` added to queries and keys before their norms.
-        text_k, text_v: `(B, S, H, D)` keys and values of the prompt.
-        keys, values: `(B, T, H, D)` rotated keys, and values, to attend to; the first L are written: the frame's own. T
-            is the same for all blocks.
-        own_k, own_v: `(B, 1, L, H, D)`, written: the frame's keys before their rotation, and values.
-    """
-
-    action: Tensor
-    pose: Tensor
-    text_k: Tensor
-    text_v: Tensor
-    keys: Tensor
-    values: Tensor
-    own_k: Tensor
-    own_v: Tensor
-
 
 _ENDS = tuple(one.name for one in fields(EndWeights))
 _WEIGHTS = tuple(one.name for one in fields(BlockWeights))
@@ -144,7 +54,7 @@ _SIZES = (
     *("tokens", "columns", "channels", "side", "dim", "heads", "hidden"),
     *("text_tokens", "pose_rows", "exact_gelu", "in_bytes"),
 )
-_FRAME = ("latents", "modulation", "ends_modulation", "rotation", "skip", "guide", "velocity")
+_FACTORS = ("sigma", "keep", "move", "fresh")
 
 
 class _Sizes(ctypes.Structure):
@@ -152,7 +62,14 @@ class _Sizes(ctypes.Structure):
 
 
 class _Frame(ctypes.Structure):
-    _fields_ = [*((name, ctypes.c_void_p) for name in _FRAME), ("sigma", ctypes.c_float)]
+    _fields_ = [(name, ctypes.c_void_p) for name in ("rotation", "skip", "guide")]
+
+
+class _Step(ctypes.Structure):
+    _fields_ = [
+        *((name, ctypes.c_void_p) for name in ("latents", "modulation", "ends_modulation", "noise", "next")),
+        *((name, ctypes.c_float) for name in _FACTORS),
+    ]
 
 
 class _Inputs(ctypes.Structure):
@@ -259,11 +176,12 @@ class FrameNetwork:
             places=tuple(_inputs_of(inputs, case) for case in range(cases)),
         )
 
-    def __call__(self, frame: FrameInputs, inputs: PreparedInputs, threads: int) -> Tensor:
-        """Run the network.
+    def __call__(self, frame: FrameInputs, level: Level, inputs: PreparedInputs, threads: int) -> Tensor:
+        """Run a pass.
 
         Args:
-            frame: what the pass reads.
+            frame: what it reads.
+            level: its noise level.
             inputs: of the blocks.
             threads: at most.
 
@@ -273,23 +191,45 @@ class FrameNetwork:
         Raises:
             ValueError: for tensors that do not fit.
         """
-        velocity = torch.empty_like(frame.latents)
-        self._pass(frame, inputs, velocity, threads)
-        return velocity
+        return self.denoise(frame, [Step(level=level)], inputs, threads)
 
-    def write_own(self, frame: FrameInputs, inputs: PreparedInputs, threads: int) -> None:
+    def denoise(self, frame: FrameInputs, steps: Sequence[Step], inputs: PreparedInputs, threads: int) -> Tensor:
+        """Run passes one after another, each over the latents that the one before made; see `__call__`.
+
+        Args:
+            frame: what all of them read; its latents stay as they are.
+            steps: at least one.
+            inputs: of the blocks.
+            threads: at most.
+
+        Returns:
+            `(B, C, h, w)` float32 latents after the last pass.
+        """
+        require(len(steps) > 0, "no pass to run: give a step")
+        made = torch.empty_like(frame.latents)
+        self._pass(frame, steps, inputs, made, threads)
+        return made
+
+    def write_own(self, frame: FrameInputs, level: Level, inputs: PreparedInputs, threads: int) -> None:
         """Write what a pass writes into its inputs, and spare what only the velocity needs; see `__call__`."""
-        self._pass(frame, inputs, None, threads)
+        self._pass(frame, [Step(level=level)], inputs, None, threads)
 
-    def _pass(self, frame: FrameInputs, inputs: PreparedInputs, velocity: Tensor | None, threads: int) -> None:
+    def _pass(
+        self, frame: FrameInputs, steps: Sequence[Step], inputs: PreparedInputs, made: Tensor | None, threads: int
+    ) -> None:
         self._check_frame(frame, inputs)
+        for step in steps:
+            self._check_step(frame, step)
         columns = frame.latents.shape[-1] // self._side
         counts = (inputs.tokens, columns, self._channels, self._side, self._dim, self._heads, self._hidden)
         flags = (self._exact, self._in_bytes)
-        sizes = _Sizes(*counts, inputs.text_tokens, inputs.poses, *flags, max(1, threads), self._eps)
+        sizes = ctypes.byref(_Sizes(*counts, inputs.text_tokens, inputs.poses, *flags, max(1, threads), self._eps))
+        weights = (self._ends.table, self._weights.table, self._count)
         for case, places in enumerate(inputs.places):
-            given = ctypes.byref(_frame_of(frame, velocity, case))
-            if self._run(ctypes.byref(sizes), self._ends.table, self._weights.table, given, places, self._count):
+            known = (None if one is None else place_of(one, case) for one in (frame.skip, frame.guide))
+            given = ctypes.byref(_Frame(frame.rotation.data_ptr(), *known))
+            rows = _steps_of(frame.latents, steps, made, case)
+            if self._run(sizes, *weights, given, places, rows, len(steps)):
                 raise MemoryError("no room for the activations of a pass")
 
     def _check_frame(self, frame: FrameInputs, inputs: PreparedInputs) -> None:
@@ -297,14 +237,20 @@ class FrameNetwork:
         rows, columns = (cells // side for cells in frame.latents.shape[-2:])
         check("latents", frame.latents, (cases, self._channels, rows * side, columns * side), torch.float32)
         require(rows * columns == tokens, f"latents of {rows} x {columns} tokens for inputs of {tokens}")
-        require(len(frame.sigma) == cases, f"{len(frame.sigma)} noise levels for {cases} cases")
-        check("modulation", frame.modulation, (cases, 6, dim), torch.float32)
-        check("ends_modulation", frame.ends_modulation, (cases, 2, dim), torch.float32)
         check("rotation", frame.rotation, (tokens, dim // self._heads // 2), torch.complex64)
         if frame.guide is not None:
             check("guide", frame.guide, (cases, tokens, dim), self.dtype)
         if frame.skip is not None:
             check("skip", frame.skip, (cases, tokens, self._channels * side**2), torch.float32)
+
+    def _check_step(self, frame: FrameInputs, step: Step) -> None:
+        level, cases = step.level, len(frame.latents)
+        require(len(level.sigma) == cases, f"{len(level.sigma)} noise levels for {cases} cases")
+        check("modulation", level.modulation, (cases, 6, self._dim), torch.float32)
+        check("ends_modulation", level.ends_modulation, (cases, 2, self._dim), torch.float32)
+        require((step.noise is None) == (step.fresh == 0), f"noise goes with a factor, and `fresh` is {step.fresh:g}")
+        if step.noise is not None:
+            check("noise", step.noise, tuple(frame.latents.shape), torch.float32)
 
     def _check_inputs(
         self, inputs: Sequence[BlockInputs], cases: int, tokens: int, text_tokens: int, poses: int
@@ -329,11 +275,17 @@ def _weight_in_bytes(layer: BlockWeights, name: str) -> Tensor:
     return matrix_in_bytes(weight) if name in _MATRICES else weight
 
 
-def _frame_of(frame: FrameInputs, velocity: Tensor | None, case: int) -> _Frame:
-    each = (frame.skip, frame.guide, velocity)
-    beside = (None if one is None else place_of(one, case) for one in each)
-    shared = (place_of(one, case) for one in (frame.latents, frame.modulation, frame.ends_modulation))
-    return _Frame(*shared, frame.rotation.data_ptr(), *beside, frame.sigma[case])
+def _steps_of(latents: Tensor, steps: Sequence[Step], made: Tensor | None, case: int) -> ctypes.Array[_Step]:
+    """The first step reads the latents, the others what was made."""
+    before, after = place_of(latents, case), None if made is None else place_of(made, case)
+    rows = []
+    for step in steps:
+        level = step.level
+        tables = (place_of(one, case) for one in (level.modulation, level.ends_modulation))
+        noise = None if step.noise is None else place_of(step.noise, case)
+        rows.append(_Step(before, *tables, noise, after, level.sigma[case], step.keep, step.move, step.fresh))
+        before = after or before
+    return (_Step * len(rows))(*rows)
 
 
 def _inputs_of(inputs: Sequence[BlockInputs], case: int) -> ctypes.Array[_Inputs]:

@@ -17,12 +17,18 @@ struct EndWeights {
     const void *embed, *embed_bias, *out, *out_bias;
 };
 
-// Latents and velocity are (channels, rows, columns); `guide` and `skip` may be null. `velocity` is written; where it is
-// null, the last block's keys and values are the last that is computed.
+// Of all passes; `guide` and `skip` may be null.
 struct Frame {
-    const float *latents, *modulation, *ends_modulation, *rotation, *skip;
+    const float *rotation, *skip;
     const void *guide;
-    float *velocity, sigma;
+};
+
+// One pass: `next` becomes keep latents + move velocity + fresh noise, each (channels, rows, columns); it may be where
+// the latents lie, and `noise` may be null. Where `next` is null, the last block's keys and values are the last that
+// is computed.
+struct Step {
+    const float *latents, *modulation, *ends_modulation, *noise;
+    float *next, sigma, keep, move, fresh;
 };
 
 // Of one block; matrices are (outputs, inputs), or of bytes as a ByteLinear has them.
@@ -88,16 +94,20 @@ public:
         table = peaks + LANES * sizes.threads;                 // (6, dim)
     }
 
-    void run(const EndWeights &ends, const Weights *weights, const Inputs *inputs, int layers) {
+    void run(const EndWeights &ends, const Weights *weights, const Inputs *inputs, int layers, const Step *steps,
+             int count) {
 #pragma omp parallel num_threads(sizes.threads) if (sizes.threads > 1)
         {
             [[maybe_unused]] const typename T::Registers registers;
             const int thread = thread_number(), threads = team_size();
             if (thread == 0) rows_of_tokens<Float32>(frame.rotation, sizes.tokens, head_dim, turn, {0, head_dim});
-            embed(ends, thread, threads);
-            for (int i = 0; i < layers; ++i)
-                layer(weights[i], inputs[i], frame.velocity || i + 1 < layers, thread, threads);
-            if (frame.velocity) predict(ends, thread, threads);
+            for (const Step *step = steps; step < steps + count; ++step) {
+                if (step > steps) barrier();
+                embed(ends, *step, thread, threads);
+                for (int i = 0; i < layers; ++i)
+                    layer(weights[i], inputs[i], *step, step->next || i + 1 < layers, thread, threads);
+                if (step->next) predict(ends, *step, thread, threads);
+            }
         }
     }
 
@@ -107,9 +117,9 @@ private:
 
     static Share words_of(Share rows) { return {rows.first / T::PER_WORD, rows.last / T::PER_WORD}; }
 
-    void embed(const EndWeights &ends, int thread, int threads) {
+    void embed(const EndWeights &ends, const Step &step, int thread, int threads) {
         const Share rows = rows_of(patch, thread, threads), own = rows_of(dim, thread, threads);
-        for (int r = rows.first; r < rows.last; ++r) patches.take(frame.latents, r, wide + r * LANES);
+        for (int r = rows.first; r < rows.last; ++r) patches.take(step.latents, r, wide + r * LANES);
         pack<T>(wide, rows, narrow);
         if (frame.guide) rows_of_tokens<T>((const Scalar *)frame.guide, sizes.tokens, dim, x, words_of(own));
         else std::memset(x + own.first * LANES, 0, sizeof(float) * (own.last - own.first) * LANES);
@@ -120,9 +130,9 @@ private:
     }
 
     // Rows of a predicted patch are its cells, each with all channels.
-    void predict(const EndWeights &ends, int thread, int threads) {
+    void predict(const EndWeights &ends, const Step &step, int thread, int threads) {
         const Share rows = rows_of(patch, thread, threads);
-        const float *shift = frame.ends_modulation, *scale = shift + dim;
+        const float *shift = step.ends_modulation, *scale = shift + dim;
         norm(scale, 1.f, shift, rows_of(dim, thread, threads),
              [&](int r, int v, const Floats *both) { pack_two<T>(both, narrow, r, v); });
         barrier();
@@ -131,16 +141,18 @@ private:
         for (int r = rows.first; r < rows.last; ++r) {
             const int cell = r / sizes.channels;
             patches.cells(r % sizes.channels, cell / sizes.side, cell % sizes.side, [&](int lane, long place) {
-                const float known = frame.skip ? frame.sigma * frame.skip[long(lane) * patch + r] : 0.f;
-                frame.velocity[place] = wide[r * LANES + lane] - known;
+                const float known = frame.skip ? step.sigma * frame.skip[long(lane) * patch + r] : 0.f;
+                const float velocity = wide[r * LANES + lane] - known;
+                const float moved = step.keep * step.latents[place] + step.move * velocity;
+                step.next[place] = step.noise ? moved + step.fresh * step.noise[place] : moved;
             });
         }
     }
 
-    void layer(const Weights &w, const Inputs &in, bool whole, int thread, int threads) {
+    void layer(const Weights &w, const Inputs &in, const Step &step, bool whole, int thread, int threads) {
         const Share own = rows_of(dim, thread, threads);
         for (int begin = 0; begin < 6 * dim; begin += dim)
-            for (int r = begin + own.first; r < begin + own.last; ++r) table[r] = w.modulation[r] + frame.modulation[r];
+            for (int r = begin + own.first; r < begin + own.last; ++r) table[r] = w.modulation[r] + step.modulation[r];
         self_attention(w, in, normed(table + dim, 1.f, table, own), own);
         if (!whole) return;
         const float *gate = table + 2 * dim;
@@ -306,23 +318,24 @@ private:
 };
 
 template <class T, bool BYTES>
-int run(const Sizes &sizes, const EndWeights &ends, const Weights *weights, const Frame &frame, const Inputs *inputs,
-        int layers) {
+int run(const Sizes &sizes, const EndWeights &ends, const Weights *weights, int layers, const Frame &frame,
+        const Inputs *inputs, const Step *steps, int count) {
     static thread_local Room room;
     float *own = room.of(Pass<T, BYTES>::floats_needed(sizes));
     if (!own) return 1;
-    Pass<T, BYTES>(sizes, frame, own).run(ends, weights, inputs, layers);
+    Pass<T, BYTES>(sizes, frame, own).run(ends, weights, inputs, layers, steps, count);
     return 0;
 }
 }  // namespace
 
 #define EXPORTED(NAME)                                                                                                 \
     extern "C" int relic_frame_network_##NAME(const Sizes *sizes, const EndWeights *ends, const Weights *weights,      \
-                                              const Frame *frame, const Inputs *inputs, int32_t layers) {              \
+                                              int32_t layers, const Frame *frame, const Inputs *inputs,                \
+                                              const Step *steps, int32_t count) {                                      \
         return in_##NAME([&](auto format) {                                                                            \
             typedef decltype(format) T;                                                                                \
-            const auto pass = sizes->in_bytes ? run<T, MAY_BE_BYTES> : run<T, false>;                                  \
-            return pass(*sizes, *ends, weights, *frame, inputs, layers);                                               \
+            const auto passes = sizes->in_bytes ? run<T, MAY_BE_BYTES> : run<T, false>;                                \
+            return passes(*sizes, *ends, weights, layers, *frame, inputs, steps, count);                               \
         });                                                                                                            \
     }
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from relic_kernels.attention_backends import attend
-from relic_kernels.frame_network import BlockInputs, BlockWeights, EndWeights, FrameInputs, Gelu
+from relic_kernels.frame_network import BlockInputs, BlockWeights, EndWeights, FrameInputs, Gelu, Level
 from relic_kernels.native.reference import linear_of_bytes
 
 
@@ -21,6 +21,7 @@ def frame_network(
     eps: float,
     gelu: Gelu,
     frame: FrameInputs,
+    level: Level,
     inputs: Sequence[BlockInputs],
     *,
     in_bytes: bool = False,
@@ -35,6 +36,7 @@ def frame_network(
         eps: of all norms.
         gelu: `tanh`, or `none` for the exact one.
         frame: what the pass reads.
+        level: its noise level.
         inputs: of each block.
         in_bytes: whether the blocks' layers multiply 8-bit integers.
     """
@@ -44,11 +46,11 @@ def frame_network(
     if frame.guide is not None:
         x = x + frame.guide
     for w, one in zip(layers, inputs, strict=True):
-        x = _block(w, linear, heads, eps, gelu, x, frame, one)
-    shift, scale = frame.ends_modulation.unsqueeze(2).unbind(1)
+        x = _block(w, linear, heads, eps, gelu, x, frame.rotation, level.modulation, one)
+    shift, scale = level.ends_modulation.unsqueeze(2).unbind(1)
     out = F.linear(F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift, ends.out, ends.out_bias)
     if frame.skip is not None:
-        out = out - torch.tensor(frame.sigma, dtype=out.dtype)[:, None, None] * frame.skip
+        out = out - torch.tensor(level.sigma, dtype=out.dtype)[:, None, None] * frame.skip
     cells = out.unflatten(-1, (side**2, -1)).transpose(2, 3).flatten(2)
     rows = frame.latents.shape[-2] // side
     return F.pixel_shuffle(cells.transpose(1, 2).unflatten(2, (rows, -1)), side)
@@ -61,12 +63,13 @@ def _block(
     eps: float,
     gelu: Gelu,
     x: Tensor,
-    frame: FrameInputs,
+    rotation: Tensor,
+    modulation: Tensor,
     one: BlockInputs,
 ) -> Tensor:
     """`(B, L, M)` -> the same."""
     own = x.shape[1]
-    table = (w.modulation + frame.modulation).unsqueeze(2)
+    table = (w.modulation + modulation).unsqueeze(2)
     shift, scale, gate, ffn_shift, ffn_scale, ffn_gate = table.unbind(1)
     normed = F.layer_norm(x, x.shape[-1:], eps=eps) * (1 + scale) + shift
     pose = one.pose.squeeze(1)
@@ -74,8 +77,8 @@ def _block(
     k = _rms(linear(normed, w.k, w.k_bias) + pose, w.norm_k, eps).unflatten(-1, (heads, -1))
     v = linear(normed, w.v, w.v_bias).unflatten(-1, (heads, -1))
     one.own_k[:, 0], one.own_v[:, 0] = k, v
-    one.keys[:, :own], one.values[:, :own] = _turn(k, frame.rotation), v
-    seen = attend(_turn(q, frame.rotation), one.keys, one.values, "math")
+    one.keys[:, :own], one.values[:, :own] = _turn(k, rotation), v
+    seen = attend(_turn(q, rotation), one.keys, one.values, "math")
     x = x + linear(seen.flatten(2), w.out, w.out_bias) * gate + one.action.squeeze(1)
     normed = F.layer_norm(x, x.shape[-1:], w.text_norm, w.text_norm_bias, eps)
     q = _rms(linear(normed, w.text_q, w.text_q_bias), w.text_norm_q, eps).unflatten(-1, (heads, -1))

@@ -12,6 +12,12 @@ constexpr int VECTORS_AT_ONCE = 2;
 #endif
 constexpr int CHUNK = VECTORS_AT_ONCE * WIDTH;
 
+// Not by an initialiser: gcc would call memset, and then load what it wrote.
+template <class Sums, int R, int V> INLINE void clear(Sums (&sums)[R][V]) {
+    for (int r = 0; r < R; ++r)
+        for (int v = 0; v < V; ++v) sums[r][v] = Sums{};
+}
+
 // sums[r][v] += sum over k of weights[r * row + k * column] x[k][v], by F's products of words; a row of x has `lanes`.
 // ask(k) may prefetch what comes after.
 template <class F, class Sums, int R, int V, class Ask>
@@ -83,7 +89,8 @@ constexpr bool MAY_BE_BYTES = false;
 template <int R, int V, class Layer, class Use>
 INLINE void linear_block(const Layer &layer, const uint32_t *x, int words, int first, int lane, Use &use) {
     const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
-    typename Layer::Sums sums[R][V] = {};
+    typename Layer::Sums sums[R][V];
+    clear(sums);
     // the next rows of weights: they are too short for the processor to foresee them
     const char *next = (const char *)(weights + long(R) * words);
     multiply<Layer>(sums, x + lane, LANES, weights, words, 1, words, [&](int k) __attribute__((always_inline)) {
