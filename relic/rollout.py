@@ -62,7 +62,7 @@ def denoise_block(
 ) -> Tensor:
     """Draw the next block's clean latents; memory is only read.
 
-    Where nobody watches, C++ may run all passes in one call; their noise is the same.
+    Where nobody watches, C++ may run all passes in one call; the numbers are the same.
 
     Args:
         model: the network.
@@ -85,19 +85,22 @@ def denoise_block(
     if exit_step is not None and not 0 <= exit_step < sampler.steps:
         raise ValueError(f"exit_step {exit_step} is no pass of a sampler of {sampler.steps} steps")
     steps = sampler_steps(sampler.kind, sampler.steps, sampler.shift)
-    fused = model.fused_for(noise, context) if exit_step is None and spectator is None else None
-    if fused is not None:
-        drawn = [_fresh_noise(noise, step, generator) for step in steps]
-        return fused.denoise(noise, steps, drawn, control, text.layers, context)
+    fused = model.fused_for(noise, context) if exit_step is None else None
     wanted = torch.is_grad_enabled()
     x = noise
+    if fused is not None and spectator is None:
+        drawn = [_fresh_noise(x, step, generator) for step in steps]
+        return fused.denoise(x, steps, drawn, control, text.layers, context)
     for number, step in enumerate(steps):
-        with torch.set_grad_enabled(wanted and exit_step in (None, number)):
-            level = x.new_full((x.shape[0], x.shape[2]), step.sigma)
-            velocity = model(x, level, control, text, context)
-        if number == exit_step:
-            return step.x0(x, velocity)
-        x = step.update(x, velocity, _fresh_noise(x, step, generator))
+        level = x.new_full((x.shape[0], x.shape[2]), step.sigma)
+        if fused is not None:
+            x = fused.denoise(x, [step], [_fresh_noise(x, step, generator)], control, text.layers, context)
+        else:
+            with torch.set_grad_enabled(wanted and exit_step in (None, number)):
+                velocity = model(x, level, control, text, context)
+            if number == exit_step:
+                return step.x0(x, velocity)
+            x = step.update(x, velocity, _fresh_noise(x, step, generator))
         if spectator is not None:
             x = spectator.passed(number, level[0, 0], x)
     return x
