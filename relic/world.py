@@ -42,8 +42,8 @@ class World:
         reprojector: guides new blocks by earlier views; None for a world without.
         text_encoder: prompts to tokens.
         intrinsics: the camera all poses are meant for.
-        in_bytes: whether layers multiply 8-bit integers: those of the transformer's blocks, and those of the picture
-            networks' where pixels show it least.
+        in_bytes: whether layers multiply 8-bit integers: those of the transformer's blocks, and those of the
+            auto-encoder's where pixels show it least.
         leader: tells the other ranks what to compute, where several share the network; None for one process.
     """
 
@@ -64,7 +64,7 @@ class World:
             self.model.fuse()
         self.vae = vae.eval().requires_grad_(False)
         robust = [self.vae.encoder, self.vae.decoder.eighth] if isinstance(self.vae, TinyVae) else []
-        for part in [*robust, *([] if depth is None else [depth.deepest])]:
+        for part in robust:
             multiply_bytes(part, self.in_bytes)
         self.text_encoder = text_encoder
         self.intrinsics = world_intrinsics(config)

@@ -49,6 +49,7 @@ template <class T> class Encoding {
     const LayerWeights *guide_layers;
     const Patches patches;
     const int dim, patch, cells, waves;
+    const Share vectors;    // of the tokens
     Encoder action, pose;
     uint32_t *made, *narrow;
     float *moves, *numbers, *wide, *seen, *skipped;
@@ -68,7 +69,7 @@ public:
         : sizes(sizes), constants(constants), places(places), guide_layers(layers + 2 * (2 + sizes.blocks)),
           patches{sizes.tokens, sizes.columns, sizes.side}, dim(sizes.dim),
           patch(sizes.guide_channels * patches.area()), cells(sizes.channels * patches.area()),
-          waves(LINE * (sizes.octaves + 1)) {
+          waves(LINE * (sizes.octaves + 1)), vectors{0, (sizes.tokens + WIDTH - 1) / WIDTH} {
         const auto take = [&](size_t floats) {
             float *taken = room;
             room += floats;
@@ -199,22 +200,22 @@ private:
 
     // Some rows of SiLU of a layer.
     void activate(const LayerWeights &w, const uint32_t *from, int inputs, uint32_t *to, Share own) const {
-        linear(
+        linear<false>(
             Linear<T>{w.weight, w.bias}, from, inputs, own,
             [&](int r, int v, const Floats *both) {
                 const Floats active[] = {silu<T::ROUNDED>(both[0]), silu<T::ROUNDED>(both[1])};
                 pack_two<T>(active, to, r, v);
             },
-            sizes.tokens);
+            vectors);
     }
 
     // Some rows of a layer -> the same columns of (tokens, outputs) numbers.
     template <class F>
     void give(const LayerWeights &w, const uint32_t *from, int inputs, int outputs, uint32_t *words,
               typename F::Scalar *to, Share own) const {
-        linear(
+        linear<false>(
             Linear<F>{w.weight, w.bias}, from, inputs, own,
-            [&](int r, int v, const Floats *both) { pack_two<F>(both, words, r, v); }, sizes.tokens);
+            [&](int r, int v, const Floats *both) { pack_two<F>(both, words, r, v); }, vectors);
         tokens_of_words<F>(words, sizes.tokens, outputs, to, {own.first / F::PER_WORD, own.last / F::PER_WORD});
     }
 

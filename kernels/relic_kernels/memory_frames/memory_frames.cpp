@@ -58,7 +58,8 @@ struct Turns {
 
 // The heads of a token, `first` to `first + count` of each.
 template <class Scalar>
-INLINE void turn_some(const Scalar *from, const float *turns, Scalar *to, int heads, int head_dim, int first, int count) {
+INLINE void turn_some(const Scalar *from, const float *turns, Scalar *to, int heads, int head_dim, int first,
+                      int count) {
     const Turns turn(load_some(turns + first, count));
     for (int head = 0; head < heads; ++head) {
         Scalar some[WIDTH] = {};

@@ -85,56 +85,6 @@ template <class T> struct ByteLinear {
 constexpr bool MAY_BE_BYTES = false;
 #endif
 
-// Outputs `first` to `first + R`, of V vectors of lanes.
-template <int R, int V, class Layer, class Use>
-INLINE void linear_block(const Layer &layer, const uint32_t *x, int words, int first, int lane, Use &use) {
-    const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
-    typename Layer::Sums sums[R][V];
-    clear(sums);
-    // the next rows of weights: they are too short for the processor to foresee them
-    const char *next = (const char *)(weights + long(R) * words);
-    multiply<Layer>(sums, x + lane, LANES, weights, words, 1, words, [&](int k) __attribute__((always_inline)) {
-        __builtin_prefetch(next + 4L * R * k);
-    });
-    for (int r = 0; r < R; r += 2)
-        for (int i = 0; i < V; ++i) {
-            const int v = lane / WIDTH + i;
-            const Floats both[] = {layer.value(sums[r][i], first + r, v),
-                                   layer.value(sums[r + 1][i], first + r + 1, v)};
-            use(first + r, v, both);
-        }
-}
-
-template <int R, class Layer, class Use>
-INLINE void linear_rows(const Layer &layer, const uint32_t *x, int words, int first, int lanes, Use &use) {
-    int lane = 0;
-    for (; lane + WIDTH < lanes; lane += CHUNK)
-        linear_block<R, VECTORS_AT_ONCE>(layer, x, words, first, lane, use);
-    if (lane < lanes) linear_block<R, 1>(layer, x, words, first, lane, use);
-}
-
-#if defined(RELIC_TILES)
-template <int HIGH, class Layer, class Use>
-INLINE void linear_tiles(const Layer &layer, const uint32_t *x, int words, int first, Use &use) {
-    alignas(64) typename Layer::Number sums[HIGH * TILE][LANES];
-    const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
-    const char *next = (const char *)(weights + HIGH * TILE * words);
-    // inline by force: gcc takes a function that only prefetches for one that does nothing
-    const auto ask = [&](int i) __attribute__((always_inline)) {
-        constexpr int LINES = HIGH * TILE / 2;
-        for (int line = 0; line < LINES; ++line) __builtin_prefetch(next + 64 * (LINES * i + line), 0, 2);
-    };
-    multiply_tiles<false, HIGH>(weights, 4L * words, x, sums[0], words / TILE, ask);
-    for (int r = 0; r < HIGH * TILE; r += 2)
-        for (int v = 0; v < VECTORS; ++v) {
-            Floats both[2];
-            for (int i = 0; i < 2; ++i)
-                both[i] = layer.value(load<typename Layer::Sums>(sums[r + i] + v * WIDTH), first + r + i, v);
-            use(first + r, v, both);
-        }
-}
-#endif
-
 // What thread `thread` of a team has to do of `count` things, in order.
 struct Share {
     int first, last;
@@ -148,25 +98,80 @@ struct Share {
     }
 };
 
+// All vectors of lanes.
+constexpr Share ALL_VECTORS{0, VECTORS};
+
+// Outputs `first` to `first + R`, of V vectors of lanes from `v` on.
+template <int R, int V, class Layer, class Use>
+INLINE void linear_block(const Layer &layer, const uint32_t *x, int words, int first, int v, Use &use) {
+    const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
+    typename Layer::Sums sums[R][V];
+    clear(sums);
+    // the next rows of weights: they are too short for the processor to foresee them
+    const char *next = (const char *)(weights + long(R) * words);
+    multiply<Layer>(sums, x + v * WIDTH, LANES, weights, words, 1, words, [&](int k) __attribute__((always_inline)) {
+        __builtin_prefetch(next + 4L * R * k);
+    });
+    for (int r = 0; r < R; r += 2)
+        for (int i = 0; i < V; ++i) {
+            const Floats both[] = {layer.value(sums[r][i], first + r, v + i),
+                                   layer.value(sums[r + 1][i], first + r + 1, v + i)};
+            use(first + r, v + i, both);
+        }
+}
+
+template <int R, class Layer, class Use>
+INLINE void linear_rows(const Layer &layer, const uint32_t *x, int words, int first, Share vectors, Use &use) {
+    constexpr int HALF = VECTORS_AT_ONCE / 2;
+    int v = vectors.first;
+    for (; v + HALF < vectors.last; v += VECTORS_AT_ONCE)
+        linear_block<R, VECTORS_AT_ONCE>(layer, x, words, first, v, use);
+    if (v < vectors.last) linear_block<R, HALF>(layer, x, words, first, v, use);
+}
+
+#if defined(RELIC_TILES)
+template <int HIGH, class Layer, class Use>
+INLINE void linear_tiles(const Layer &layer, const uint32_t *x, int words, int first, Share vectors, Use &use) {
+    alignas(64) typename Layer::Number sums[HIGH * TILE][LANES];
+    const uint32_t *weights = (const uint32_t *)layer.weight + long(first) * words;
+    const char *next = (const char *)(weights + HIGH * TILE * words);
+    // inline by force: gcc takes a function that only prefetches for one that does nothing
+    const auto ask = [&](int i) __attribute__((always_inline)) {
+        constexpr int LINES = HIGH * TILE / 2;
+        for (int line = 0; line < LINES; ++line) __builtin_prefetch(next + 64 * (LINES * i + line), 0, 2);
+    };
+    multiply_tiles<false, HIGH>(weights, 4L * words, x, sums[0], words / TILE, ask);
+    for (int r = 0; r < HIGH * TILE; r += 2)
+        for (int v = vectors.first; v < vectors.last; ++v) {
+            Floats both[2];
+            for (int i = 0; i < 2; ++i)
+                both[i] = layer.value(load<typename Layer::Sums>(sums[r + i] + v * WIDTH), first + r + i, v);
+            use(first + r, v, both);
+        }
+}
+#endif
+
 // Outputs that threads share a linear layer by, whatever its size: rows then lie with the thread that made them.
 template <class T> constexpr int STEP_OF = T::TILED ? 16 : ROWS;
 
 // Outputs `own` of a linear layer, by two at once: `use(output, vector, values)` gets the first's number and the values
-// of both. `inputs` come out in words, and the bounds are even: multiples of four for a layer of bytes. Vectors beyond
-// the first `lanes` may be left out.
-template <class Layer, class Use>
-void linear(const Layer &layer, const uint32_t *x, int inputs, Share own, Use use, int lanes = LANES) {
+// of both. `inputs` come out in words, and the bounds are even: multiples of four for a layer of bytes. Of the vectors
+// only some may be wanted, unless ALL are; those after these may come too, but none of another half.
+template <bool ALL = true, class Layer, class Use>
+void linear(const Layer &layer, const uint32_t *x, int inputs, Share own, Use use, Share vectors = ALL_VECTORS) {
+    if (ALL) vectors = ALL_VECTORS;
     constexpr int AT_ONCE = Layer::AT_ONCE;
     const int words = inputs / Layer::PER_WORD;
 #if defined(RELIC_TILES)
     if constexpr (Layer::TILED)
         if (words % TILE == 0) {
             for (; own.first + 2 * TILE <= own.last; own.first += 2 * TILE)
-                linear_tiles<2>(layer, x, words, own.first, use);
-            for (; own.first + TILE <= own.last; own.first += TILE) linear_tiles<1>(layer, x, words, own.first, use);
+                linear_tiles<2>(layer, x, words, own.first, vectors, use);
+            for (; own.first + TILE <= own.last; own.first += TILE)
+                linear_tiles<1>(layer, x, words, own.first, vectors, use);
         }
 #endif
     for (; own.first + AT_ONCE <= own.last; own.first += AT_ONCE)
-        linear_rows<AT_ONCE>(layer, x, words, own.first, lanes, use);
-    for (; own.first < own.last; own.first += 2) linear_rows<2>(layer, x, words, own.first, lanes, use);
+        linear_rows<AT_ONCE>(layer, x, words, own.first, vectors, use);
+    for (; own.first < own.last; own.first += 2) linear_rows<2>(layer, x, words, own.first, vectors, use);
 }

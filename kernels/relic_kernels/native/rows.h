@@ -145,8 +145,8 @@ INLINE void rotate(Floats *both, int row, int v, const float *turn, int head_dim
 
 #if defined(RELIC_BYTES)
 // The largest sizes of each lane among some rows.
-INLINE void take_peaks(const float *rows, Share own, float *peaks) {
-    for (int v = 0; v < VECTORS; ++v) {
+INLINE void take_peaks(const float *rows, Share own, float *peaks, Share vectors = ALL_VECTORS) {
+    for (int v = vectors.first; v < vectors.last; ++v) {
         Floats peak = {};
         for (int r = own.first; r < own.last; ++r) {
             const Floats value = at(rows, r, v);
@@ -158,9 +158,10 @@ INLINE void take_peaks(const float *rows, Share own, float *peaks) {
 
 // Some rows of floats -> words of bytes, each lane by a scale of its own: 1/127 of its largest size, given back in
 // `scale`. `peaks` are those of each of `threads` threads.
-INLINE void pack_bytes(const float *rows, Share own, const float *peaks, int threads, uint32_t *to, Floats *scale) {
+INLINE void pack_bytes(const float *rows, Share own, const float *peaks, int threads, uint32_t *to, Floats *scale,
+                       Share vectors = ALL_VECTORS) {
     constexpr float LARGEST = 127.f, ROUNDING = 12582912.f;    // its last bits are whole numbers
-    for (int v = 0; v < VECTORS; ++v) {
+    for (int v = vectors.first; v < vectors.last; ++v) {
         Floats peak = at(peaks, 0, v);
         for (int i = 1; i < threads; ++i) peak = larger(peak, at(peaks, i, v));
         const Floats inverse = peak > 0 ? LARGEST / peak : Floats{};

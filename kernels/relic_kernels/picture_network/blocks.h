@@ -11,8 +11,8 @@ constexpr int MAX_TAPS = 11 * 11;    // of a depth-wise kernel
 
 INLINE int rounded_up(int count, int step) { return (count + step - 1) / step * step; }
 
-// A thread works on chunks of LANES positions of its own, from the norm to the sum; of others' it reads those around.
-// Where there are more threads than chunks, those of one share its channels.
+// A thread works on chunks of LANES positions of its own, and on halves of them, from the norm to the sum; of others'
+// it reads those around. Where there are more threads than chunks, those of one share its channels.
 template <class T, bool BYTES> class Blocks {
     typedef typename T::Scalar Scalar;
     static constexpr int PER_ROW = BYTES ? 1 : T::PER_WORD;
@@ -25,7 +25,14 @@ template <class T, bool BYTES> class Blocks {
     float *planes, *hidden;   // of this thread: (PER_ROW, padded); of its chunk: (hidden, LANES)
     Operand read;             // of this thread, for layers of bytes
     Duty duty;
-    Share own, own_hidden, places;    // channels, hidden rows and positions
+    Share own, own_hidden, halves, places;    // channels, hidden rows, halves of chunks and positions
+
+    // Some vectors of a chunk's positions.
+    struct Piece {
+        int chunk;
+        Share vectors;
+        bool whole() const { return vectors.last - vectors.first == VECTORS; }
+    };
 
 public:
     Blocks(const PictureStep &step, const Pictures &x, float eps)
@@ -50,7 +57,10 @@ public:
         duty = Duty::of(chunks, thread_number(), team_size());
         own = duty.rows(channels, ROWS_AT_ONCE<T>);
         own_hidden = duty.rows(step.hidden, ROWS_AT_ONCE<T>);
-        places = {least(duty.chunks.first * LANES, positions), least(duty.chunks.last * LANES, positions)};
+        const bool alone = duty.parts == 1;
+        halves = alone ? Share::of(2 * chunks, thread_number(), team_size())
+                       : Share{2 * duty.chunks.first, 2 * duty.chunks.last};
+        places = {least(halves.first * LANES / 2, positions), least(halves.last * LANES / 2, positions)};
         planes = room + thread_number() * room_apart;
         read.words = (uint32_t *)(planes + PER_ROW * padded) + size_t(step.hidden) * LANES;
         hidden = room + (duty.parts > 1 ? duty.chunks.first : thread_number()) * room_apart + PER_ROW * padded;
@@ -67,29 +77,41 @@ public:
     }
 
 private:
+    bool idle() const { return halves.first == halves.last; }
+
+    // Calls visit(piece) for all that are the thread's own.
+    template <class Visit> INLINE void pieces(Visit visit) const {
+        for (int half = halves.first; half < halves.last; half = half / 2 * 2 + 2) {
+            const int last = least(halves.last - half / 2 * 2, 2);
+            visit(Piece{half / 2, {half % 2 * VECTORS / 2, last * VECTORS / 2}});
+        }
+    }
+
     // A block, for one frame: what it keeps, and what it makes if that is `read`.
     void one(const PictureWeights &w, const float *x, float *out, const float *before, float *kept, bool read) {
-        for (int chunk = duty.chunks.first; chunk < duty.chunks.last; ++chunk)
-            normalise((const Scalar *)w.norm, (const Scalar *)w.norm_bias, chunk, x);
+        pieces([&](Piece piece) {
+            if (piece.whole()) normalise<VECTORS>(w, piece, x);
+            else normalise<VECTORS / 2>(w, piece, x);
+        });
         if (read) update(w, x, out, before);
-        for (int c = own.first; c < least(own.last, step.shifted) && !duty.idle(); ++c)
+        for (int c = own.first; c < least(own.last, step.shifted) && !idle(); ++c)
             std::memcpy(kept + size_t(c) * positions + places.first, normed + c * apart + places.first,
                         sizeof(float) * (places.last - places.first));
     }
 
     void update(const PictureWeights &w, const float *x, float *out, const float *before) {
         barrier();
-        for (int row = own.first / PER_ROW; row < own.last / PER_ROW && !duty.idle(); ++row) convolve(w, row, before);
+        for (int row = own.first / PER_ROW; row < own.last / PER_ROW && !idle(); ++row) convolve(w, row, before);
         if (duty.parts == 1)
-            for (int chunk = duty.chunks.first; chunk < duty.chunks.last; ++chunk) {
-                widen(w, chunk);
-                narrow(w, chunk, x, out);
-            }
+            pieces([&](Piece piece) {
+                widen(w, piece);
+                narrow(w, piece, x, out);
+            });
         else {
             barrier();
-            if (!duty.idle()) widen(w, duty.chunks.first);
+            pieces([&](Piece piece) { widen(w, piece); });
             barrier();
-            if (!duty.idle()) narrow(w, duty.chunks.first, x, out);
+            pieces([&](Piece piece) { narrow(w, piece, x, out); });
         }
         barrier();
     }
@@ -101,21 +123,25 @@ private:
         return place + WIDTH <= positions ? load<Floats>(from) : load_some(from, most(0, positions - place));
     }
 
-    void normalise(const Scalar *weight, const Scalar *bias, int chunk, const float *x) {
-        Floats mean[VECTORS] = {}, inverse[VECTORS] = {};
+    template <int COUNT> void normalise(const PictureWeights &w, Piece piece, const float *x) {
+        const Scalar *weight = (const Scalar *)w.norm, *bias = (const Scalar *)w.norm_bias;
+        const int begin = piece.vectors.first;
+        Floats mean[COUNT] = {}, inverse[COUNT] = {};
         for (int c = 0; c < channels; ++c)
-            for (int v = 0; v < VECTORS; ++v) mean[v] += here(x, c, chunk, v);
+            for (int i = 0; i < COUNT; ++i) mean[i] += here(x, c, piece.chunk, begin + i);
         for (auto &one : mean) one /= float(channels);
         for (int c = 0; c < channels; ++c)
-            for (int v = 0; v < VECTORS; ++v) {
-                const Floats off = here(x, c, chunk, v) - mean[v];
-                inverse[v] += off * off;
+            for (int i = 0; i < COUNT; ++i) {
+                const Floats off = here(x, c, piece.chunk, begin + i) - mean[i];
+                inverse[i] += off * off;
             }
         for (auto &one : inverse) one = 1.f / square_root(one / float(channels) + eps);
         for (int c = own.first; c < own.last; ++c)
-            for (int v = 0; v < VECTORS; ++v)
-                store(normed + c * apart + chunk * LANES + v * WIDTH,
-                      (here(x, c, chunk, v) - mean[v]) * inverse[v] * T::wide(weight[c]) + T::wide(bias[c]));
+            for (int i = 0; i < COUNT; ++i) {
+                const Floats off = here(x, c, piece.chunk, begin + i) - mean[i];
+                store(normed + c * apart + piece.chunk * LANES + (begin + i) * WIDTH,
+                      off * inverse[i] * T::wide(weight[c]) + T::wide(bias[c]));
+            }
     }
 
     // Depth-wise convolution of the channels of one row, at a thread's positions; channels that are shifted in time are
@@ -198,9 +224,9 @@ private:
         if (lane + last > LANES) store_some(to + (rows - 1) * LANES, value, most(first, LANES - lane), last);
     }
 
-    void widen(const PictureWeights &w, int chunk) {
-        const uint32_t *from = convolved + size_t(chunk) * rows * LANES;
-        product(w.widen, w.widen_bias, from, channels, step.hidden, own_hidden,
+    void widen(const PictureWeights &w, Piece piece) {
+        const uint32_t *from = convolved + size_t(piece.chunk) * rows * LANES;
+        product(w.widen, w.widen_bias, from, channels, step.hidden, own_hidden, piece,
                 [&](int r, int v, const Floats *both) {
                     Floats active[2];
                     for (int i = 0; i < 2; ++i) active[i] = silu<T::ROUNDED>(both[i]);
@@ -209,24 +235,31 @@ private:
                 });
     }
 
-    void narrow(const PictureWeights &w, int chunk, const float *x, float *out) {
-        product(w.narrow, w.narrow_bias, (const uint32_t *)hidden, step.hidden, channels, own,
-                [&](int r, int v, const Floats *both) { add_update(chunk, r, v, both, x, out); });
+    void narrow(const PictureWeights &w, Piece piece, const float *x, float *out) {
+        product(w.narrow, w.narrow_bias, (const uint32_t *)hidden, step.hidden, channels, own, piece,
+                [&](int r, int v, const Floats *both) { add_update(piece.chunk, r, v, both, x, out); });
     }
 
     // Some outputs of a layer that reads words, or floats that it makes bytes of.
     template <class Use>
     void product(const void *weight, const void *bias, const uint32_t *from, int inputs, [[maybe_unused]] int outputs,
-                 Share some, Use use) {
+                 Share some, Piece piece, Use use) {
 #if defined(RELIC_BYTES)
         if constexpr (BYTES) {
             float peaks[LANES];
-            take_peaks((const float *)from, {0, inputs}, peaks);
-            pack_bytes((const float *)from, {0, inputs}, peaks, 1, read.words, read.scale);
-            return linear(ByteLinear<T>{weight, bias, inputs, outputs, read.scale}, read.words, inputs, some, use);
+            take_peaks((const float *)from, {0, inputs}, peaks, piece.vectors);
+            pack_bytes((const float *)from, {0, inputs}, peaks, 1, read.words, read.scale, piece.vectors);
+            const ByteLinear<T> layer{weight, bias, inputs, outputs, read.scale};
+            return multiply_piece(layer, read.words, inputs, some, piece, use);
         }
 #endif
-        linear(Linear<T>{weight, bias}, from, inputs, some, use);
+        multiply_piece(Linear<T>{weight, bias}, from, inputs, some, piece, use);
+    }
+
+    template <class Layer, class Use>
+    static void multiply_piece(const Layer &layer, const uint32_t *x, int inputs, Share some, Piece piece, Use use) {
+        if (piece.whole()) linear(layer, x, inputs, some, use);
+        else linear<false>(layer, x, inputs, some, use, piece.vectors);
     }
 
     // out = x + update, for two channels at vector `v` of a chunk.

@@ -66,7 +66,6 @@ struct Duty {
     Share rows(int count, int step) const {
         return parts == 1 ? Share{0, count} : Share::of_steps(count, step, part, parts);
     }
-    bool idle() const { return chunks.first == chunks.last; }
 };
 
 }  // namespace
