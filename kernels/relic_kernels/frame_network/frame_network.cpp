@@ -104,8 +104,9 @@ public:
             for (const Step *step = steps; step < steps + count; ++step) {
                 if (step > steps) barrier();
                 embed(ends, *step, thread, threads);
+                const bool last = step + 1 == steps + count;
                 for (int i = 0; i < layers; ++i)
-                    layer(weights[i], inputs[i], *step, step->next || i + 1 < layers, thread, threads);
+                    layer(weights[i], inputs[i], *step, last, step->next || i + 1 < layers, thread, threads);
                 if (step->next) predict(ends, *step, thread, threads);
             }
         }
@@ -149,11 +150,12 @@ private:
         }
     }
 
-    void layer(const Weights &w, const Inputs &in, const Step &step, bool whole, int thread, int threads) {
+    // Own keys and values are handed out by the `last` pass; what follows them is computed where it is wanted `whole`.
+    void layer(const Weights &w, const Inputs &in, const Step &step, bool last, bool whole, int thread, int threads) {
         const Share own = rows_of(dim, thread, threads);
         for (int begin = 0; begin < 6 * dim; begin += dim)
             for (int r = begin + own.first; r < begin + own.last; ++r) table[r] = w.modulation[r] + step.modulation[r];
-        self_attention(w, in, normed(table + dim, 1.f, table, own), own);
+        self_attention(w, in, normed(table + dim, 1.f, table, own), last, own);
         if (!whole) return;
         const float *gate = table + 2 * dim;
         const Scalar *action = (const Scalar *)in.action;
@@ -199,7 +201,7 @@ private:
         return made;
     }
 
-    void self_attention(const Weights &w, const Inputs &in, const Operand &from, Share own) {
+    void self_attention(const Weights &w, const Inputs &in, const Operand &from, bool last, Share own) {
         float *q = wide, *k = wide + dim * LANES, *v = k + dim * LANES;
         uint32_t *turned = (uint32_t *)v, *keys = narrow + words * LANES, *values = keys + words * LANES;
         to_rows({w.q, w.q_bias, dim, dim}, from, q, own);
@@ -216,13 +218,15 @@ private:
                         pack_two<T>(both, queries, r, v);
                     });
         rms_norm<T>(k, dim, own, more, (const Scalar *)w.norm_k, sizes.eps, 1.f, [&](int r, int v, Floats *both) {
-            pack_two<T>(both, keys, r, v);
+            if (last) pack_two<T>(both, keys, r, v);
             rotate(both, r, v, turn, head_dim);
             pack_two<T>(both, turned, r, v);
         });
         const Share own_words = words_of(own);
-        tokens_of_words<T>(keys, sizes.tokens, dim, (Scalar *)in.own_keys, own_words);
-        tokens_of_words<T>(values, sizes.tokens, dim, (Scalar *)in.own_values, own_words);
+        if (last) {
+            tokens_of_words<T>(keys, sizes.tokens, dim, (Scalar *)in.own_keys, own_words);
+            tokens_of_words<T>(values, sizes.tokens, dim, (Scalar *)in.own_values, own_words);
+        }
         tokens_of_words<T>(turned, sizes.tokens, dim, (Scalar *)in.keys, own_words);
         tokens_of_words<T>(values, sizes.tokens, dim, (Scalar *)in.values, own_words);
         barrier();

@@ -118,6 +118,16 @@ INLINE Floats nearest(Floats x) {
 
 // 2^x for x below 127, to a relative 2e-7 or, roughly, 8e-5; 0, or less than 2^-125, below -126.
 template <bool ROUGHLY = false> INLINE Floats exp2_of(Floats x) {
+#if defined(__AVX512DQ__)
+    if constexpr (ROUGHLY) {
+        constexpr int FROM_THE_WHOLE_BELOW = _MM_FROUND_TO_NEG_INF | _MM_FROUND_NO_EXC;
+        const Floats part = (Floats)_mm512_reduce_ps((__m512)x, FROM_THE_WHOLE_BELOW);
+        Floats y = part * 7.802452355e-2f + 2.260671607e-1f;
+        y = y * part + 6.958335350e-1f;
+        y = y * part + 9.999252195e-1f;
+        return (Floats)_mm512_scalef_ps((__m512)y, (__m512)x);
+    }
+#endif
     x = larger(x, splat(-150.f));
     const Floats whole = nearest(x), part = x - whole;
     Floats y;
@@ -152,9 +162,11 @@ template <bool ROUGHLY = false> INLINE Floats inverse_of(Floats x) {
 
 constexpr float LOG2_E = 1.44269504f;
 
-// 1 / (1 + e^-x); no less than 2^-126.
+// 1 / (1 + e^-x); where that is below 2^-126, 0 or 2^-126.
 template <bool ROUGHLY = false> INLINE Floats logistic(Floats x) {
-    return inverse_of<ROUGHLY>(1.f + exp2_of<ROUGHLY>(smaller(x * -LOG2_E, splat(126.f))));
+    Floats power = x * -LOG2_E;
+    if constexpr (!ROUGHLY) power = smaller(power, splat(126.f));
+    return inverse_of<ROUGHLY>(1.f + exp2_of<ROUGHLY>(power));
 }
 
 template <bool ROUGHLY = false> INLINE Floats silu(Floats x) { return x * logistic<ROUGHLY>(x); }

@@ -149,8 +149,8 @@ INLINE void take_peaks(const float *rows, Share own, float *peaks, Share vectors
     for (int v = vectors.first; v < vectors.last; ++v) {
         Floats peak = {};
         for (int r = own.first; r < own.last; ++r) {
-            const Floats value = at(rows, r, v);
-            peak = larger(peak, larger(value, -value));
+            const Words size = (Words)at(rows, r, v) & 0x7fffffffu;
+            peak = larger(peak, (Floats)size);
         }
         put(peaks, 0, v, peak);
     }
@@ -160,17 +160,17 @@ INLINE void take_peaks(const float *rows, Share own, float *peaks, Share vectors
 // `scale`. `peaks` are those of each of `threads` threads.
 INLINE void pack_bytes(const float *rows, Share own, const float *peaks, int threads, uint32_t *to, Floats *scale,
                        Share vectors = ALL_VECTORS) {
-    constexpr float LARGEST = 127.f, ROUNDING = 12582912.f;    // its last bits are whole numbers
+    constexpr float LARGEST = 127.f, RAISING = 12582912.f + 128.f;    // the last bits of a sum are whole numbers
     for (int v = vectors.first; v < vectors.last; ++v) {
         Floats peak = at(peaks, 0, v);
         for (int i = 1; i < threads; ++i) peak = larger(peak, at(peaks, i, v));
         const Floats inverse = peak > 0 ? LARGEST / peak : Floats{};
         scale[v] = peak / LARGEST;
         for (int r = own.first; r < own.last; r += 4) {
-            Words word = {};
-            for (int i = 0; i < 4; ++i)
-                word |= ((Words)(at(rows, r + i, v) * inverse + ROUNDING) & 255u) << (8 * i);
-            store(to + r / 4 * LANES + v * WIDTH, word ^ 0x80808080u);
+            Words word = (Words)(at(rows, r, v) * inverse + RAISING);
+            for (int i = 1; i < 4; ++i)
+                word = (word & ((1u << (8 * i)) - 1u)) | ((Words)(at(rows, r + i, v) * inverse + RAISING) << (8 * i));
+            store(to + r / 4 * LANES + v * WIDTH, word);
         }
     }
 }
